@@ -1,0 +1,105 @@
+"""The messages between supervisor and worker: msgspec structs, msgpack maps, tagged by kind.
+
+Versioning: a reader ignores fields it does not know and defaults those that are missing, so fields may be added at the end with a
+default, never renamed, moved or given another meaning. A kind that a reader does not know is reported and skipped (framing.py).
+Every struct says how many fds travel with it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """Worker to supervisor, first message of every connection. Fds: the worker's doorbell (eventfd)."""
+
+    pid: int
+    version: int = PROTOCOL_VERSION
+    release: str = ""
+
+
+class WorkerSettings(msgspec.Struct):
+    """What a worker needs of the configuration; no secrets."""
+
+    send_interval: float = 1.0
+    source_timeout: float = 10.0
+    ua_skip: list[str] = []
+    cors_origin: str = "*"
+    cors_enabled: bool = True
+    max_listeners: int = 0
+    log_interval: float = 30.0
+    log_level: str = "info"
+    log_json: bool = False
+    server_name: str = "StreamMachine"
+
+
+class Setup(msgspec.Struct, tag="setup"):
+    """Supervisor to worker, its first message. Fds: own counters page, own listener table, then the other slots' counters pages."""
+
+    slot: int
+    settings: WorkerSettings
+
+
+class StreamEntry(msgspec.Struct):
+    """One stream as a worker knows it."""
+
+    index: int
+    key: str
+    mime: str = "audio/mpeg"
+    burst_s: float = 30.0
+    meta_interval: int = 32768
+    max_buffer: int = 4 * 1024 * 1024
+    skip_slow: bool = False
+    root: bool = False
+    aliases: list[str] = []
+    host: str = ""
+    max_listeners: int = 0
+    name: str = ""
+    genre: str = ""
+    url: str = ""
+    description: str = ""
+    public: bool = False
+    bitrate_kbps: int = 0
+
+
+class AddStreams(msgspec.Struct, tag="add_streams"):
+    """Supervisor to worker: serve these. Fds: one ring (read-only) per entry, in order. At most MAX_FDS entries a message."""
+
+    streams: list[StreamEntry]
+
+
+class StreamInfo(msgspec.Struct, tag="stream_info"):
+    """Supervisor to worker: what a stream's source says of itself has changed. No fds; same index, same ring."""
+
+    stream: StreamEntry
+
+
+class RemoveStream(msgspec.Struct, tag="remove_stream"):
+    """Supervisor to worker: this stream is gone; its listeners end."""
+
+    index: int
+
+
+class Slots(msgspec.Struct, tag="slots"):
+    """Supervisor to worker: accept on these slots from now on, and on no others. Fds: a listening socket for each of `added`."""
+
+    slots: list[int]
+    added: list[int]
+
+
+class Stop(msgspec.Struct, tag="stop"):
+    """Supervisor to worker: accept no more, send what is due, end within `drain_s` seconds."""
+
+    drain_s: float = 5.0
+
+
+class PassRequest(msgspec.Struct, tag="pass_request"):
+    """Worker to supervisor: a request that is not for a worker. Fds: the connection. `received`: every byte read from it so far."""
+
+    received: bytes
+    peer: str
+
+
+Message = Hello | Setup | AddStreams | StreamInfo | RemoveStream | Slots | Stop | PassRequest

@@ -1,0 +1,1 @@
+"""A test encoder and a test player, as commands."""

@@ -1,0 +1,1 @@
+"""Audio in: source connections, mounts, the chunker and its clock."""

@@ -1,0 +1,151 @@
+"""Frames in, chunks into the rewind ring out: one chunker per stream.
+
+A chunk is a whole, constant number of frames (about `chunk_duration`), so that chunk boundaries of a constant-rate stream are evenly
+spaced and listeners who joined at different times can share a cohort. A codec change starts an epoch. A burst at connect is held for a
+moment, so that its first frame can be labelled early enough: no frame's end may be later than its arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from appliance.ingest.media_clock import MediaClock
+from appliance.ring.layout import MEDIA_HZ, TITLE_SPACING_S, Flag
+from appliance.ring.writer import AudioInfo, Chunk, RingWriter
+from appliance.system.clock import Clock
+from appliance.wire.frames import AudioFormat, Frame
+
+HOLD_US: Final = 250_000
+"""A connect burst is taken to be over so long after its first frame."""
+HOLD_BYTES: Final = 512 * 1024
+"""A burst larger than this is let go at once (32 s of 128 kbit/s): what is held must fit the source's journal, twice."""
+
+
+class Chunker:
+    """Feeds one ring."""
+
+    def __init__(self, writer: RingWriter, clock: Clock, chunk_s: float) -> None:
+        self._writer, self._clock, self._chunk_s = writer, clock, chunk_s
+        self._times = MediaClock(_last_end_us(writer))
+        self._format: AudioFormat | None = None
+        self._held: list[Frame] = []
+        self._held_bytes = 0
+        self._hold_until_us: int | None = None
+        self._awaited = self._fresh = False
+        self._title: tuple[bytes, bytes] = (b"", b"")
+        self._wanted: tuple[bytes, bytes] | None = None
+
+    @property
+    def frames_held(self) -> int:
+        """Frames that were fed and are not in the ring yet: the last ones."""
+        return len(self._held)
+
+    @property
+    def offset_us(self) -> int:
+        """How far the wall clock is ahead of this stream's labels, as last judged."""
+        return self._times.offset_us
+
+    def begin(self) -> None:
+        """A source starts to feed: its first frame and what comes in the next moment are its connect burst."""
+        self.finish()
+        self._awaited = self._fresh = True
+
+    def feed(self, frames: Sequence[Frame]) -> int:
+        """Take frames; returns how many chunks were published."""
+        if self._awaited and frames:
+            self._awaited = False
+            self._hold_until_us = self._clock.monotonic_us() + HOLD_US
+        self._held += frames
+        self._held_bytes += sum([len(frame.data) for frame in frames])
+        return self.poll()
+
+    def poll(self) -> int:
+        """Publish the chunks that are whole, once a connect burst is over; returns how many."""
+        if self._hold_until_us is not None:
+            if self._clock.monotonic_us() < self._hold_until_us and self._held_bytes < HOLD_BYTES:
+                return 0
+            self._release()
+        return self._publish(whole_only=True)
+
+    def finish(self) -> int:
+        """The source is gone: publish all whole frames, a short last chunk too; returns how many chunks that made."""
+        if self._hold_until_us is not None:
+            self._release()
+        return self._publish(whole_only=False)
+
+    def away(self) -> None:
+        """No source feeds this stream from now on; rewound listeners go on by the clock from the last chunk's time."""
+        self._writer.away(self._writer.appended_us or self._clock.monotonic_us())
+
+    def want_title(self, title: bytes, url: bytes) -> None:
+        """The next chunk carries this title (UTF-8); if titles come too fast, the latest does as soon as it may."""
+        self._wanted = (title, url)
+
+    def _release(self) -> None:
+        """The burst is over: its last frame arrived now, so the first began its length ago. Only now the source counts as present:
+        one that connects and sends no audio must not stop the clock that rewound listeners follow."""
+        self._hold_until_us = None
+        ticks = sum([frame.samples * MEDIA_HZ // frame.format.sample_rate for frame in self._held])
+        length_us = -(-ticks * 1_000_000 // MEDIA_HZ)
+        self._writer.present(self._clock.monotonic_us() - length_us)
+        self._times.begin(self._clock.wall_us() - length_us)
+
+    def _publish(self, *, whole_only: bool) -> int:
+        appended = 0
+        while count := self._next_chunk(whole_only=whole_only):
+            self._append(self._held[:count])
+            del self._held[:count]
+            appended += 1
+        return appended
+
+    def _next_chunk(self, *, whole_only: bool) -> int:
+        """How many of the held frames are the next chunk: a constant number, fewer before another codec and at the end; 0: none yet."""
+        if not self._held:
+            return 0
+        first = self._held[0]
+        count = max(1, round(self._chunk_s * first.format.sample_rate / first.samples))
+        for at, frame in enumerate(self._held[:count]):
+            if frame.format is not first.format and not frame.format.same_codec(first.format):
+                return at
+        return count if len(self._held) >= count else 0 if whole_only else len(self._held)
+
+    def _append(self, frames: list[Frame]) -> None:
+        data = b"".join([frame.data for frame in frames])
+        samples, rate = sum(frame.samples for frame in frames), frames[0].format.sample_rate
+        changed = self._start_epoch(frames[0].format)
+        self._apply_title()
+        now = self._clock.monotonic_us()
+        stamp = self._times.stamp(samples * MEDIA_HZ // rate, self._clock.wall_us(), now)
+        flags = (Flag.SOURCE_START if self._fresh else 0) | (Flag.DISCONTINUITY if stamp.discontinuity or changed else 0)
+        self._writer.append(Chunk(data, samples, rate, stamp.ts_us, flags), now)
+        self._fresh = False
+        self._held_bytes -= len(data)
+
+    def _start_epoch(self, found: AudioFormat) -> bool:
+        """Write the epoch's row before its first chunk; a source that comes back with the same codec goes on in the old epoch.
+        True when the codec is another than before."""
+        last, self._format = self._format, found
+        if last is found or (last is not None and last.same_codec(found)):
+            return False
+        old = self._writer.epoch()
+        audio = AudioInfo(found.stream_key, found.profile, found.sample_rate, found.channels, found.bitrate_bps)
+        if old is None or old[1:] != (audio.rate, audio.channels, audio.bitrate_bps, audio.stream_key, audio.profile):
+            self._writer.start_epoch(audio)
+        return old is not None and (old.profile, old.rate, old.channels) != (audio.profile, audio.rate, audio.channels)
+
+    def _apply_title(self) -> None:
+        if self._wanted is None or not self._writer.title_due(TITLE_SPACING_S * MEDIA_HZ):
+            return
+        if self._wanted != self._title:
+            self._writer.set_title(*self._wanted, self._clock.wall_us())
+        self._title, self._wanted = self._wanted, None
+
+
+def _last_end_us(writer: RingWriter) -> int:
+    """The end of the newest chunk's label; 0 for an empty ring."""
+    seq = writer.head_seq - 1
+    view, slot = writer.columns.view, seq & writer.columns.chunk_mask
+    if view["seq"][slot] != seq or seq < 1:
+        return 0
+    return view["ts_us"][slot] + view["samples"][slot] * 1_000_000 // view["rate"][slot]

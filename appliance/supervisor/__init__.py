@@ -1,0 +1,1 @@
+"""Who runs: starts, watches and stops every process; owns ingest and the rings."""

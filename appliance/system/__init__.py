@@ -1,0 +1,1 @@
+"""Linux and systemd at arm's length: fds, processes, clocks, doorbells."""

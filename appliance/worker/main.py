@@ -1,0 +1,42 @@
+"""The worker process: from the zygote's fork to its end. Imports nothing of the admin side (tests/rules)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+
+import structlog
+import uvloop
+
+from appliance.system import logs, processes
+from appliance.worker.worker import Worker
+
+
+def run(channel: processes.FdArgument, log_level: str, log_json: bool) -> None:
+    """Process target. `channel` carries our end of the SOCK_SEQPACKET connection to the supervisor."""
+    processes.leave_zygote()
+    processes.least_rights()
+    for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    logs.configure(log_level, log_json)
+    sock = socket.socket(fileno=channel.take())
+    code = 1
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(sock))
+        code = 0
+    except Exception:  # noqa: BLE001 - the last thing this process says
+        structlog.get_logger().exception("the worker failed")
+    finally:
+        os._exit(code)
+
+
+async def _serve(sock: socket.socket) -> None:
+    ended = asyncio.Event()
+    worker = Worker(sock, ended)
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop, 5.0)
+    await ended.wait()
