@@ -54,7 +54,7 @@ def decode(packet: bytes, fds: Sequence[int]) -> Message:
         raise BadMessage(f"{len(fds)} of {expected} file descriptors arrived (is this process at its limit?)")
     try:
         return _DECODER.decode(packet[_HEAD_BYTES:])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(str(error)) from error
 
 

@@ -6,6 +6,7 @@ More forgiving than `wire` is to requests: a test client must be able to say wha
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import NamedTuple
 
@@ -44,9 +45,13 @@ def parse_answer(head: bytes, rest: bytes = b"") -> Answer:
     return Answer(int(match[1]), match[2] or "", headers, rest)
 
 
-async def read_answer(reader: asyncio.StreamReader, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
-    """Reads one head. Raises AnswerProblem: nothing in time, closed before, too long, not HTTP; OSError from the socket."""
-    received = b""
+async def read_answer(
+    reader: asyncio.StreamReader, timeout_s: float | None = ANSWER_TIMEOUT_S, received: bytes = b""
+) -> Answer:
+    """Reads one head; `received` is what came of it already. None waits for ever.
+
+    Raises AnswerProblem: nothing in time, closed before, too long, not HTTP; OSError from the socket.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             while not (end := _head_end.search(received)):
@@ -57,7 +62,7 @@ async def read_answer(reader: asyncio.StreamReader, timeout_s: float = ANSWER_TI
                     raise AnswerProblem("the server closed the connection without an answer")
                 received += piece
     except TimeoutError as error:
-        raise AnswerProblem(f"no answer within {timeout_s:g} s") from error
+        raise AnswerProblem(f"no answer within {timeout_s or 0:g} s") from error
     return parse_answer(received[: end.start()], received[end.end() :])
 
 
@@ -74,6 +79,15 @@ async def read_detail(reader: asyncio.StreamReader, answer: Answer) -> str:
         pass  # what came so far will do
     text = _markup.sub(" ", body.decode("utf-8", "replace")).strip()
     return shown(text.splitlines()[0]) if text else shown(answer.reason)
+
+
+def why(error: Exception) -> str:
+    """An error of the network in words, without the addresses and numbers that asyncio puts into it."""
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error)
 
 
 def shown(text: str) -> str:

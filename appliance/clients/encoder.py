@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from appliance.clients.answer import AnswerProblem, read_answer
+from appliance.clients.answer import AnswerProblem, read_answer, why
 from appliance.clients.audio_files import AudioFiles, FileProblem
 from appliance.clients.pace import Pace, RealTime
 from appliance.clients.source_link import Link, SourceProblem, close, open_source, refusal, send_title
@@ -24,6 +24,7 @@ from appliance.wire.frames import Frame
 RETRY_MAX_S = 30.0  # 1, 2, 4, 8, 16, 30, 30 ... seconds between attempts
 STEADY_S = 10.0  # a connection that lasted so long worked: the next wait begins at 1 s again
 SEND_TIMEOUT_S = 10.0  # a server that takes nothing for so long is gone; as long as `source_timeout` the other way round
+LAST_WORDS_S = 1.0  # for the answer that a server sent before it closed
 LATE_MAX_S = 5.0  # later than this (a suspended machine) is not made up for: a flood would not be real time
 
 Say = Callable[[str], None]
@@ -92,24 +93,28 @@ class Encoder:
             except SourceProblem as problem:
                 if problem.final or not self.connections:
                     raise
-                lasted_s = self._pace.now_s() - began_s
-                failures = 0 if lasted_s >= STEADY_S else failures
+                failures = 0 if self._pace.now_s() - began_s >= STEADY_S else failures
                 wait_s = min(2.0**failures, RETRY_MAX_S)
                 failures += 1
                 self._say(f"{problem}; trying again in {wait_s:g} s")
-            await self._pace.sleep(wait_s)
+                await self._pace.sleep(wait_s)
 
     async def _send_once(self) -> None:
-        """One connection from its start to its end. Always raises."""
+        """One connection from its start to its end, which is a SourceProblem."""
         link = await open_source(self._target, self._files.format)
         self.connections += 1
-        self._say(f"{'connected' if self.connections == 1 else 'connected again'}: {self._target}, {self._files.format.stream_key}")
+        again = " again" if self.connections > 1 else ""
+        self._say(f"connected{again}: {self._target}, {self._files.format.stream_key}")
         watching = asyncio.create_task(self._watch(link))
         telling = asyncio.create_task(self._tell_title())
         try:
             await self._send_frames(link, watching)
         except OSError as error:
-            raise SourceProblem(f"{self._target}: connection lost ({error.strerror or 'no audio was taken'})") from error
+            await asyncio.wait({watching}, timeout=LAST_WORDS_S)
+            if watching.done():
+                watching.result()
+            lost = "no audio was taken" if isinstance(error, TimeoutError) else why(error)
+            raise SourceProblem(f"{self._target}: connection lost ({lost})") from error
         finally:
             await _ended(watching, telling)
             await close(link)
@@ -133,8 +138,10 @@ class Encoder:
     async def _watch(self, link: Link) -> None:
         """Reads what a server sends while it takes audio: a late 200 is fine, all else is the end. Raises SourceProblem."""
         try:
+            received = link.received
             while True:
-                answer = await read_answer(link.reader, float("inf"))
+                answer = await read_answer(link.reader, None, received)
+                received = answer.rest
                 if answer.status >= 300:
                     raise await refusal(self._target, link.reader, answer)
         except (AnswerProblem, OSError) as error:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from typing import NamedTuple
 
-from appliance.clients.answer import ANSWER_TIMEOUT_S, Answer, AnswerProblem, read_answer, read_detail
+from appliance.clients.answer import ANSWER_TIMEOUT_S, Answer, AnswerProblem, read_answer, read_detail, why
 from appliance.clients.target import Target, source_request, title_request
 from appliance.wire.frames import AudioFormat
 
@@ -29,10 +29,12 @@ class SourceProblem(Exception):
 
 
 class Link(NamedTuple):
-    """An accepted source: audio goes to `writer`; what comes from `reader` is the end."""
+    """A connection; once a source was accepted on it, audio goes to `writer`, and what comes back (`received`, then from
+    `reader`) is the end."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    received: bytes = b""
 
 
 async def open_source(target: Target, audio: AudioFormat) -> Link:
@@ -49,7 +51,7 @@ async def send_title(target: Target, title: str) -> None:
         if answer.status != 200:
             raise await refusal(target, link.reader, answer)
     except (AnswerProblem, OSError) as error:
-        raise SourceProblem(f"{target}: {_why(error)}") from error
+        raise SourceProblem(f"{target}: {why(error)}") from error
     finally:
         await close(link)
 
@@ -72,31 +74,31 @@ async def close(link: Link) -> None:
 async def _ask(target: Target, audio: AudioFormat, method: str) -> Link | None:
     """An accepted source, or None when the server does not know this method."""
     link = await _connected(target)
-    accepted = False
+    accepted: Link | None = None
     try:
         link.writer.write(source_request(method, target, audio))
         accepted = await _accepted(target, link, method)
     except OSError as error:
-        raise SourceProblem(f"{target}: {_why(error)}") from error
+        raise SourceProblem(f"{target}: {why(error)}") from error
     finally:
-        if not accepted:
+        if accepted is None:
             await close(link)
-    return link if accepted else None
+    return accepted
 
 
-async def _accepted(target: Target, link: Link, method: str) -> bool:
-    """False: not by this method. Raises SourceProblem when the server wants no source whatever the method."""
+async def _accepted(target: Target, link: Link, method: str) -> Link | None:
+    """None: not by this method. Raises SourceProblem when the server wants no source whatever the method."""
     is_put = method == "PUT"
     try:
         answer = await read_answer(link.reader, CONTINUE_TIMEOUT_S if is_put else ANSWER_TIMEOUT_S)
     except AnswerProblem as error:
         if is_put:
-            return False
+            return None
         raise SourceProblem(f"{target}: {error}") from error
     if answer.status in (100, 200):
-        return True
+        return link._replace(received=answer.rest)
     if is_put and answer.status in PUT_UNKNOWN:
-        return False
+        return None
     raise await refusal(target, link.reader, answer)
 
 
@@ -105,16 +107,7 @@ async def _connected(target: Target) -> Link:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             return Link(*await asyncio.open_connection(target.host, target.port))
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
-        raise SourceProblem(f"cannot reach {target.place}: {_why(error)}") from error
-
-
-def _why(error: Exception) -> str:
-    """An error in words for the user."""
-    if isinstance(error, TimeoutError):
-        return f"no connection within {CONNECT_TIMEOUT_S:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)
+        raise SourceProblem(f"cannot reach {target.place}: {why(error)}") from error
 
 
 def _nothing(target: Target) -> Link:

@@ -71,7 +71,7 @@ def _split(url: str) -> tuple[SplitResult, int]:
         port = parts.port or DEFAULT_PORT
     except ValueError:
         # "from None": the error's own words repeat a part of the URL, which may be one of the password
-        raise TargetInvalid(f"--to cannot be read as a URL; it is {SHAPE}") from None
+        raise TargetInvalid(f"--to cannot be read as a URL; it is {SHAPE}, special characters in the password percent-encoded") from None
     if parts.scheme != "http":
         raise TargetInvalid(f"--to must begin with http://; it is {SHAPE}")
     return parts, port
@@ -96,7 +96,7 @@ def source_request(method: str, target: Target, audio: AudioFormat) -> bytes:
 
 def title_request(target: Target, title: str) -> bytes:
     """Icecast's title update, sent beside the source's connection."""
-    query = f"mode=updinfo&mount={quote(target.mount, safe='')}&charset=UTF-8&song={quote(title, safe='')}"
+    query = f"mode=updinfo&mount={quote(target.mount, safe='')}&charset=UTF-8&song={quote(title, safe='', errors='replace')}"
     return (
         f"GET /admin/metadata?{query} HTTP/1.1\r\n"
         f"Host: {target.place}\r\n"

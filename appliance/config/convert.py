@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import structs
@@ -105,8 +105,10 @@ def _entries(entry: type[Settings] | None, given: Tree, path: str, problems: Pro
 
 def _leaf(annotation: Any, given: Any, path: str, problems: Problems) -> Any:
     value = _read(annotation, given)
-    if fault := _text_fault(value):
-        problems.error(path, f"{fault}; allowed: printable text")
+    if _has_controls(value):
+        if not (kinds.is_text(annotation) or kinds.is_list(annotation)):
+            return _refuse(annotation, given, path, problems)
+        problems.error(path, "has control characters; allowed: printable text")
         return _BAD
     if value == "" and kinds.bare(annotation)[0] is Path and kinds.bare(annotation)[2]:
         return None
@@ -162,10 +164,10 @@ def _custom(kind: type, value: Any) -> Any:
     raise ValueError
 
 
-def _text_fault(value: Any) -> str:
+def _has_controls(value: Any) -> bool:
     """Control characters would break a log line, a header or an ICY block; lone surrogates cannot be sent at all."""
     texts = value if isinstance(value, list) else [value]
-    return "has control characters" if any(isinstance(text, str) and _UNPRINTABLE.search(text) for text in texts) else ""
+    return any(isinstance(text, str) and _UNPRINTABLE.search(text) for text in texts)
 
 
 def _refuse(annotation: Any, given: Any, path: str, problems: Problems) -> Any:
@@ -183,9 +185,9 @@ def _refuse(annotation: Any, given: Any, path: str, problems: Problems) -> Any:
 def _short(annotation: Any, given: Any) -> str:
     """What was given, the wrong item of a list when only that is wrong."""
     value = _read(annotation, given)
-    items = get_args(kinds.bare(annotation)[0])
-    if isinstance(value, list) and items:
-        wrong = next((one for one in value if not _fits(one, items[0])), value)
+    kind = kinds.bare(annotation)[0]
+    if isinstance(value, list) and get_origin(kind) is tuple:
+        wrong = next((one for one in value if not _fits(one, get_args(kind)[0])), value)
         return f"{shown(wrong)} in the list" if wrong is not value else shown(value)
     return shown(value)
 
@@ -200,5 +202,3 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 def _plain(given: Any) -> Any:
     return given.text if isinstance(given, Said) else given
-
-

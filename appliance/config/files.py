@@ -48,9 +48,7 @@ def fill_secrets(settings: T, tree: Tree, path: str, problems: Problems) -> T:
         if isinstance(value, Settings) and isinstance(inner, dict):
             changed[field.name] = fill_secrets(value, inner, full, problems)
         elif isinstance(value, dict) and isinstance(inner, dict):
-            changed[field.name] = {
-                name: fill_secrets(entry, inner[name], join(full, name), problems) for name, entry in value.items()
-            }
+            changed[field.name] = {name: fill_secrets(entry, inner[name], join(full, name), problems) for name, entry in value.items()}
         elif kinds.is_secret(field.type) and (file := getattr(settings, f"{field.name}_file")) is not None:
             changed[field.name] = type(value)(_secret(file, value.reveal(), full, problems))
     return structs.replace(settings, **changed)
@@ -95,7 +93,7 @@ def _read(path: Path, limit_bytes: int, where: str, problems: Problems) -> str |
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
-        problems.error(where, f"cannot read {path}: {error.strerror or error}")
+        problems.error(where, f"cannot read {path}: {error.strerror or error}; allowed: a file that we may read")
         return None
     if len(data) > limit_bytes:
         problems.error(where, f"{path} is too large; allowed: {limit_bytes} bytes")
@@ -103,7 +101,7 @@ def _read(path: Path, limit_bytes: int, where: str, problems: Problems) -> str |
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        problems.error(where, f"{path} is not UTF-8 (byte {error.start})")
+        problems.error(where, f"{path} is not UTF-8 (byte {error.start}); allowed: text in UTF-8")
         return None
 
 

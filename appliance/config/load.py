@@ -51,7 +51,7 @@ def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str] = ()
 
 
 def _file_tree(path: Path, problems: Problems) -> Tree:
-    if not path.exists():
+    if _is_missing(path):
         hint = f"name one with --config or ${PATH_VARIABLE}" if path == DEFAULT_PATH else "a TOML or JSON file"
         raise ConfigInvalid([ConfigError(str(path), f"no such file; allowed: {hint}")])
     tree, is_json = files.read_tree(path, problems)
@@ -61,6 +61,15 @@ def _file_tree(path: Path, problems: Problems) -> Tree:
         tree = legacy.translate(tree, problems)
     files.absolute_files(Config, tree, path.absolute().parent)
     return tree
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is nothing at `path`; what cannot be looked at is told when it is read."""
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 def _inherit(config: Config) -> Config:

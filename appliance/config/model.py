@@ -35,8 +35,8 @@ MAX_BUFFER_MIN: Final = 64 * 1024
 MAX_BUFFER_MAX: Final = 1024**3
 """The ring holds at least this much, so it is memory."""
 PORT_MAX: Final = 65535
-WORKERS_MAX: Final = 256
-"""Each worker has its pages of counters and a listening socket per port."""
+WORKERS_MAX: Final = 128
+"""Each worker maps the counters pages of all the others, passed in one message of at most 200 fds."""
 LISTENERS_MAX: Final = 10_000_000
 TIMEOUT_MAX_S: Final = 3600
 """A source silent for an hour is gone."""

@@ -41,11 +41,11 @@ class Problems:
         """The configuration cannot be used, because of the key at `path`."""
         self._bad.add(path)
         if len(self.errors) < ERRORS_MAX:
-            self.errors.append(ConfigError(path, message))
+            self.errors.append(ConfigError(one_line(path), one_line(message)))
 
     def warn(self, path: str, message: str) -> None:
         """It can be used, but the operator should know."""
-        self.warnings.append(f"{path}: {message}")
+        self.warnings.append(one_line(f"{path}: {message}"))
 
     def is_bad(self, *paths: str) -> bool:
         """Whether any of these keys has an error already: then its value here is only the default."""
@@ -58,6 +58,11 @@ def join(path: str, name: str) -> str:
     return f"{path}.{shown}" if path else shown
 
 
+def one_line(text: str) -> str:
+    """What a terminal or log can take: a name or value from outside may hold anything."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
 def shown(value: object) -> str:
     """A value for a message: short, on one line, in TOML's words."""
     if isinstance(value, bool):
@@ -67,5 +72,5 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     text = f'"{value}"' if isinstance(value, str) else str(value)
-    text = "".join(char if char.isprintable() else "?" for char in text)
+    text = one_line(text)
     return text if len(text) <= 60 else text[:57] + "..."

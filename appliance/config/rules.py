@@ -23,11 +23,31 @@ START_PATTERN: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9
 
 NOT_YET: Final = frozenset(
     {
-        "trusted_proxies", "hls.segment_duration", "hls.limit_full_index", "admin.on_listener_port", "rewind_dump.dir",
-        "rewind_dump.frequency", "redis.server", "redis.key", "analytics.es_uri", "alerts.email.to",
-        "alerts.pagerduty.service_key", "streams.fallback", "streams.monitored", "streams.group", "streams.bandwidth",
-        "streams.codec", "streams.ffmpeg_args", "streams.variants", "streams.programs", "streams.preroll", "streams.transcoder",
-        "streams.log_interval", "sources.monitored", "sources.url", "sources.on_demand",
+        "trusted_proxies",
+        "hls.segment_duration",
+        "hls.limit_full_index",
+        "admin.on_listener_port",
+        "rewind_dump.dir",
+        "rewind_dump.frequency",
+        "redis.server",
+        "redis.key",
+        "analytics.es_uri",
+        "alerts.email.to",
+        "alerts.pagerduty.service_key",
+        "streams.fallback",
+        "streams.monitored",
+        "streams.group",
+        "streams.bandwidth",
+        "streams.codec",
+        "streams.ffmpeg_args",
+        "streams.variants",
+        "streams.programs",
+        "streams.preroll",
+        "streams.transcoder",
+        "streams.log_interval",
+        "sources.monitored",
+        "sources.url",
+        "sources.on_demand",
     }
 )
 """Keys that this release reads and checks but does not act on: whoever sets one is told. A feature that comes takes its keys out here."""

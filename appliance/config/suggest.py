@@ -13,8 +13,16 @@ from msgspec import structs
 from appliance.config import kinds
 from appliance.config.model import Config, Settings
 
-OLD_NAMES: Final = {"cluster": "workers", "tz": "timezone", "listen": "bind", "host": "bind", "metadata": "meta_title"}
-"""What people of StreamMachine 0.7.1 or Icecast look for, where the spelling is not near."""
+OLD_NAMES: Final = {
+    "cluster": "workers",
+    "tz": "timezone",
+    "listen": "bind",
+    "host": "bind",
+    "metadata": "meta_title",
+    "password": "source_password",
+    "source_password": "password",
+}
+"""What people of StreamMachine 0.7.1 or Icecast look for, and what is called otherwise in the table beside, where it is meant."""
 NEAR_ENOUGH: Final = 0.6
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -38,22 +46,15 @@ def close(name: str, known: Iterable[str]) -> str:
 def unknown_key(path: str, name: str, table: type[Settings]) -> str:
     """The message for a key that `table`, the table at `path`, does not have."""
     names = [field.encode_name for field in structs.fields(table)]
-    here = OLD_NAMES.get(name, "")
-    here = here if here in names else nearest(name, names)
-    if here:
+    paths = dict(_all_keys())
+    if OLD_NAMES.get(name) in names:
+        return f"no such key; did you mean {OLD_NAMES[name]}?"
+    elsewhere = paths.get(snake_case(name), "") if snake_case(name) not in names else ""
+    if not elsewhere and (here := nearest(name, names)):
         return f"no such key; did you mean {here}?"
-    if elsewhere := _elsewhere(name):
+    if elsewhere := elsewhere or paths.get(nearest(name, paths), ""):
         return f"no such key here; did you mean {elsewhere}?"
     return f"no such key; known in {path or 'the top table'}: {', '.join(names)}"
-
-
-def _elsewhere(name: str) -> str:
-    """The full path of the key of that very name in another table, else of the nearest name in any."""
-    paths = dict(_all_keys())
-    wanted = snake_case(name)
-    if wanted in paths:
-        return paths[wanted]
-    return paths.get(nearest(wanted, paths), "")
 
 
 @cache

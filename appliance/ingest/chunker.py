@@ -30,7 +30,7 @@ class Chunker:
         self._times = MediaClock(_last_end_us(writer))
         self._format: AudioFormat | None = None
         self._held: list[Frame] = []
-        self._held_bytes = 0
+        self._held_bytes = self._held_ticks = self._began_us = 0
         self._hold_until_us: int | None = None
         self._awaited = self._fresh = False
         self._title: tuple[bytes, bytes] = (b"", b"")
@@ -54,11 +54,20 @@ class Chunker:
     def feed(self, frames: Sequence[Frame]) -> int:
         """Take frames; returns how many chunks were published."""
         if self._awaited and frames:
-            self._awaited = False
-            self._hold_until_us = self._clock.monotonic_us() + HOLD_US
+            self._awaited, self._held_ticks = False, 0
+            self._began_us = self._clock.monotonic_us()
+            self._hold_until_us = self._began_us + HOLD_US
         self._held += frames
         self._held_bytes += sum([len(frame.data) for frame in frames])
+        if self._hold_until_us is not None:
+            self._date_burst(frames)
         return self.poll()
+
+    def _date_burst(self, frames: Sequence[Frame]) -> None:
+        """When the burst's first sample was heard, at the latest: so that none of these frames ends later than now."""
+        self._held_ticks += sum([frame.samples * MEDIA_HZ // frame.format.sample_rate for frame in frames])
+        length_us = -(-self._held_ticks * 1_000_000 // MEDIA_HZ)
+        self._began_us = min(self._began_us, self._clock.monotonic_us() - length_us)
 
     def poll(self) -> int:
         """Publish the chunks that are whole, once a connect burst is over; returns how many."""
@@ -83,13 +92,11 @@ class Chunker:
         self._wanted = (title, url)
 
     def _release(self) -> None:
-        """The burst is over: its last frame arrived now, so the first began its length ago. Only now the source counts as present:
-        one that connects and sends no audio must not stop the clock that rewound listeners follow."""
+        """The burst is over. Only now the source counts as present: one that connects and sends no audio must not stop the clock that
+        rewound listeners follow."""
         self._hold_until_us = None
-        ticks = sum([frame.samples * MEDIA_HZ // frame.format.sample_rate for frame in self._held])
-        length_us = -(-ticks * 1_000_000 // MEDIA_HZ)
-        self._writer.present(self._clock.monotonic_us() - length_us)
-        self._times.begin(self._clock.wall_us() - length_us)
+        self._writer.present(self._began_us)
+        self._times.begin(self._clock.wall_us() - (self._clock.monotonic_us() - self._began_us))
 
     def _publish(self, *, whole_only: bool) -> int:
         appended = 0

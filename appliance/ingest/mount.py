@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from appliance.ingest.chunker import Chunker
+from appliance.ring.columns import RingRefused
 from appliance.ring.layout import META_TEXT_BYTES
 from appliance.system.clock import Clock
 from appliance.wire.frames import AudioFormat, Frame
@@ -108,9 +109,19 @@ class Mount:
         elif on_air:
             self._begin()
 
+    def _each(self, act: Callable[[Chunker], int | None]) -> int:
+        """Do it with every stream's chunker; returns the chunks that were published. A stream whose ring is no longer ours is let go."""
+        appended = 0
+        for feed in list(self.feeds):
+            try:
+                appended += act(feed.chunker) or 0
+            except RingRefused as error:
+                self._log.error("a stream is written no more", stream=feed.key, reason=str(error))
+                self.feeds.remove(feed)
+        return appended
+
     def _begin(self) -> None:
-        for feed in self.feeds:
-            feed.chunker.begin()
+        self._each(lambda chunker: chunker.begin())
         self._on_source(self)
 
     def leave(self, source: Source, reason: str, *, faulty: bool = False) -> None:
@@ -126,15 +137,13 @@ class Mount:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        for feed in self.feeds:
-            feed.chunker.finish()
+        self._each(lambda chunker: chunker.finish())
         self._on_audio()
         if self.active is not None:
             self._log.info("source takes over", peer=self.active.address, agent=self.active.agent)
             self._begin()
             return
-        for feed in self.feeds:
-            feed.chunker.away()
+        self._each(lambda chunker: chunker.away())
         self._on_audio()
         self._on_source(self)
 
@@ -143,10 +152,7 @@ class Mount:
         source.format = frames[-1].format
         if source is not self.active:
             return
-        appended = 0
-        for feed in self.feeds:
-            appended += feed.chunker.feed(frames)
-        if appended:
+        if self._each(lambda chunker: chunker.feed(frames)):
             self._on_audio()
             self._watch_clocks()
 
@@ -162,7 +168,7 @@ class Mount:
 
     def poll(self) -> None:
         """Several times a second: let bursts go that were held long enough."""
-        if sum(feed.chunker.poll() for feed in self.feeds):
+        if self._each(lambda chunker: chunker.poll()):
             self._on_audio()
 
     def title(self, text: str, url: str) -> None:

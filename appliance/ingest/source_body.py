@@ -47,6 +47,8 @@ class SourceBody:
         self._safe = 0  # payload position before which no frame is waiting
         self._fault = ""
         self.payload_bytes = self.frame_count = 0
+        self.drained = False
+        """Whether the last read emptied the socket."""
 
     @property
     def journal(self) -> SourceJournal:
@@ -57,6 +59,11 @@ class SourceBody:
     def received_bytes(self) -> int:
         """Bytes of the body, as sent."""
         return self._journal.received
+
+    @property
+    def in_tag(self) -> bool:
+        """Whether a tag (a cover picture, most likely) is passing by before the first frame."""
+        return self._parser.resume.tag_left_bytes > 0
 
     @property
     def fault(self) -> str:
@@ -80,7 +87,9 @@ class SourceBody:
         if not len(room):
             raise JournalRefused(f"a chunk does not fit into {self._journal.received - self._journal.settled} bytes")
         start = self._journal.received
-        size = sock.recv_into(room, min(len(room), READ_BYTES))
+        most = min(len(room), READ_BYTES)
+        size = sock.recv_into(room, most)
+        self.drained = size < most
         return self._take(self._journal.commit(size), start) if size else None
 
     def _take(self, raw: memoryview, start: int) -> list[Frame]:

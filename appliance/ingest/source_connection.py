@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from appliance.ingest import source_request
+from appliance.ingest.chunker import HOLD_US
 from appliance.ingest.mount import Mount, Source
 from appliance.ingest.source_body import SourceBody
 from appliance.ingest.source_request import Accept, Challenge, Decision, NewTitle, Options
@@ -32,6 +33,9 @@ READS_A_ROUND: Final = 16
 """Reads of a busy source before others get their turn: 1 MiB of a burst at most."""
 LAST_READS: Final = 8
 """Reads before a close: 128 KiB, more than a request with its surplus; who sends more gets the RST."""
+WAKE_S: Final = 0.125
+"""Audio that may wait in the socket before this process is woken (SO_RCVLOWAT, socket(7)); an end of the stream wakes at once, and
+`check` reads a rest that stays below."""
 ALLOWED: Final = "GET, HEAD, OPTIONS, SOURCE, PUT"
 """PUT tells libshout to use HTTP/1.1 with Expect; POST is not there, so it sends titles by GET (CLIENTS.md)."""
 TITLE_DONE: Final = (
@@ -235,7 +239,7 @@ class SourceConnection:
             self.close("closed by the encoder")
             return False
         self._take(self._mount, self._source, frames)
-        return self.sock.fileno() >= 0
+        return not self._body.drained and self.sock.fileno() >= 0
 
     def _take(self, mount: Mount, source: Source, frames: list[Frame]) -> None:
         body = self._body
@@ -243,6 +247,8 @@ class SourceConnection:
         if frames:
             self._deadline_s = self._server.now_s() + self._server.source_timeout_s
             mount.frames(source, frames)
+            if body.frame_count == len(frames):
+                self._first_frames(mount, frames[0])
         on_air = mount.active is source
         body.settle(max((feed.chunker.frames_held for feed in mount.feeds), default=0) if on_air else 0)
         if body.fault:
@@ -251,8 +257,15 @@ class SourceConnection:
             if self._final_due:
                 self._say(http_response.text(200, "the source has ended"))
             self.close("the encoder ended its body")
-        elif not body.frame_count and body.payload_bytes > FIRST_FRAME_BYTES:
+        elif not body.frame_count and body.payload_bytes > FIRST_FRAME_BYTES and not body.in_tag:
             self._no_frame(mount)
+
+    def _first_frames(self, mount: Mount, frame: Frame) -> None:
+        """Let the connect burst go in time, and from here on be woken for several frames at once: a wake-up costs more than they do."""
+        self._loop.call_later(HOLD_US / 1e6, mount.poll)
+        low_water_bytes = int(len(frame.data) / frame.duration_s * WAKE_S)
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, low_water_bytes))
 
     def _no_frame(self, mount: Mount) -> None:
         wanted, sent = mount.settings.format, self._body.payload_bytes
@@ -261,8 +274,10 @@ class SourceConnection:
     # --- time and the end ---
 
     def check(self, now_s: float) -> None:
-        """Several times a second: end what takes too long."""
-        if now_s < self._deadline_s:
+        """Several times a second: read what is less than the low-water mark, end what takes too long."""
+        if self._source is not None:
+            self._readable()
+        if self.sock.fileno() < 0 or now_s < self._deadline_s:
             return
         if self._source is None or self._mount is None:
             if self._parser.started or self._request is not None:

@@ -14,7 +14,7 @@ from appliance.ingest.trouble import TroubleLog
 from appliance.system import sockets
 from appliance.wire import http_response
 
-CHECK_S: Final = 0.125
+CHECK_S: Final = 0.5
 """How often deadlines and held bursts are looked at."""
 TELL_S: Final = 1.0
 """Repeated trouble is one line a second."""
@@ -94,7 +94,8 @@ class SourceServer:
         self._closed = True
         self._timer.cancel()
         self.trouble.tick()
-        for sock in self._listening:
+        while self._listening:
+            sock = self._listening.pop()
             self._loop.remove_reader(sock)
             sock.close()
         for connection in list(self._connections):

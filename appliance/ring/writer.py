@@ -5,8 +5,9 @@ chunk; `set_title` stores one row; `away`/`present` store two words. Nothing her
 
 What must never happen: bytes at or above `LIMIT_POS` are overwritten or punched. So the limit is published before the data is
 touched, and the tail a guard before that: a reader that was above the tail before its send and above the limit after it has sent
-only true bytes (MECHANICS 1). And two writers never append: `lockf` on the memfd is taken once and checked at birth. POSIX locks die
-with the first close of *any* descriptor of the file in this process, therefore every descriptor opened here is kept until `close`.
+only true bytes (MECHANICS 1). And two writers never append: `lockf` on the memfd is taken at birth and again before each store (1 us).
+POSIX locks die with the first close of *any* descriptor of the file in this process, a reader's mapping that is let go included: every
+descriptor opened here is kept until `close`, and a lock lost all the same is taken back, or the store refused if another process has it.
 """
 
 from __future__ import annotations
@@ -69,12 +70,7 @@ class RingWriter:
 
     def __init__(self, fd: int, reader_fd: int) -> None:
         """Take the lock and map. Raises RingRefused when another process writes this ring or it is no ring of ours."""
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise RingRefused("another process writes this ring") from error
-        except OSError as error:
-            raise RingRefused(f"cannot lock the ring: {error}") from error
+        _lock(fd)
         self.fd = fd
         self.reader_fd = reader_fd
         self.columns = Columns(fd, writable=True)
@@ -148,10 +144,12 @@ class RingWriter:
         return self.columns.epoch(self._words[Word.EPOCH_HEAD])
 
     def append(self, chunk: Chunk, monotonic_us: int) -> int:
-        """Store one chunk, publish it, return its sequence number. Raises ValueError for what cannot be a chunk."""
+        """Store one chunk, publish it, return its sequence number. Raises ValueError for what cannot be a chunk, RingRefused when another
+        process has become the ring's writer."""
         size = len(chunk.data)
         if not 0 < size <= self.columns.capacity // 4 or chunk.samples < 1 or chunk.rate < 1:
             raise ValueError(f"not a chunk: {size} bytes, {chunk.samples} samples at {chunk.rate} Hz")
+        _lock(self.fd)
         head, pos, media = self.head_seq, self.head_pos, self.head_media
         end_media = media + chunk.samples * MEDIA_HZ // chunk.rate
         self._make_room(head, pos + size, end_media)
@@ -251,7 +249,8 @@ class RingWriter:
         self._oldest_title = first
 
     def start_epoch(self, audio: AudioInfo) -> int:
-        """The chunks from here on are of this kind. Returns the epoch's number."""
+        """The chunks from here on are of this kind. Returns the epoch's number. Raises RingRefused, as `append`."""
+        _lock(self.fd)
         epoch = self._words[Word.EPOCH_HEAD] + 1
         row = self.columns.epoch_at(epoch)
         key, profile = audio.stream_key.encode()[:56], audio.profile.encode()[:32]
@@ -269,6 +268,7 @@ class RingWriter:
         """The chunks from here on carry this title (UTF-8, together at most META_TEXT_BYTES). Returns its metadata id."""
         if len(title) + len(url) > META_TEXT_BYTES:
             raise ValueError("title and URL are longer than a metadata row")
+        _lock(self.fd)
         meta_id = self._words[Word.META_HEAD] + 1
         view, slot, at = self.columns.view, meta_id & self.columns.meta_mask, self.columns.text_at(meta_id)
         view["meta_seq"][slot] = 0
@@ -297,6 +297,16 @@ class RingWriter:
         self.columns.close()
         os.close(self.reader_fd)
         os.close(self.fd)
+
+
+def _lock(fd: int) -> None:
+    """Become, or stay, the one process that writes this ring."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise RingRefused("another process writes this ring") from error
+    except OSError as error:
+        raise RingRefused(f"cannot lock the ring: {error}") from error
 
 
 def _write_birth(

@@ -54,7 +54,7 @@ class CannotStart(Exception):
     """Why the server does not start, in words for the operator."""
 
 
-def run(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[None]] | None = None) -> int:
+def run(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[Callable[[], Awaitable[None]]]] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code."""
     _leave_no_secrets()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the zygote must be single-threaded, and workers small
@@ -72,7 +72,7 @@ def _leave_no_secrets() -> None:
         del os.environ[name]
 
 
-async def _serve(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[None]] | None) -> int:
+async def _serve(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[Callable[[], Awaitable[None]]]] | None) -> int:
     loop = asyncio.get_running_loop()
     log = structlog.get_logger()
     processes.raise_fd_limit()
@@ -99,11 +99,12 @@ async def _serve(config: Config, roles: Roles, on_ready: Callable[[Ports], Await
     log.info("serving", release=appliance.__version__, port=ports.listener, source_port=ports.source, api_port=ports.api, workers=count)
     sdnotify.SystemdNotifier().notify("READY=1")
     refreshing = loop.create_task(_refresh(station))
-    if on_ready is not None:
-        await on_ready(ports)
+    end_ready = await on_ready(ports) if on_ready is not None else None
     await stopped.wait()
     log.info("stopping")
     refreshing.cancel()
+    if end_ready is not None:
+        await end_ready()
     await _stop(station, stop_control)
     for sock in slots:
         sock.close()

@@ -59,6 +59,7 @@ class StationView:
             window_s=feed.config.seconds,
             head_at=(reader.ts_us(newest) / 1e6) if head > oldest else 0.0,
             bytes_held=reader.pos[head & reader.mask] - reader.words[Word.LIMIT_POS],
+            burst_s=feed.config.burst,
         )
 
 

@@ -20,7 +20,7 @@ from appliance.supervisor.fleet import Action, AllGone, Assign, Fleet, Kill, Lau
 from appliance.system.doorbell import Doorbells
 from appliance.system.processes import CannotLaunch, FdArgument, Launched, Zygote
 
-TICK_S: Final = 0.1
+TICK_S: Final = 0.25
 DRAIN_S: Final = 5.0
 """MECHANICS 7: a worker that is told to stop has this long to send what is due."""
 
@@ -130,20 +130,29 @@ class Workers:
         task.add_done_callback(self._tasks.discard)
 
     async def _launch(self, handle: Handle) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start a process for a place; whatever goes wrong counts as its death, so that the fleet tries again."""
         try:
-            process = await self._zygote.launch(
-                self._entry, FdArgument(theirs.fileno()), self._settings.log_level, self._settings.log_json
-            )
-        except CannotLaunch as error:
-            ours.close()
+            await self._start_process(handle)
+        except (CannotLaunch, OSError) as error:
             self._log.error("cannot start a worker", worker=handle.place, reason=str(error))
             self._perform(self.fleet.died(handle.place, self._loop.time()))
             return
+        if self.fleet.places[handle.place].phase is Phase.DRAINING:
+            handle.tell(Stop(DRAIN_S))
+
+    async def _start_process(self, handle: Handle) -> None:
+        handle.table_fd = ListenerTable.create(str(handle.place))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            argument = FdArgument(theirs.fileno())
+            process = await self._zygote.launch(self._entry, argument, self._settings.log_level, self._settings.log_json)
+        except BaseException:
+            ours.close()
+            os.close(handle.table_fd)
+            raise
         finally:
             theirs.close()
         handle.process = process
-        handle.table_fd = ListenerTable.create(str(handle.place))
         handle.channel = Channel(
             ours,
             lambda message, fds: self._told(handle, message, fds),
@@ -151,8 +160,6 @@ class Workers:
             lambda error: self._bad_message(handle, error),
         )
         self._loop.add_reader(process.pidfd, self._ended, handle)
-        if self.fleet.places[handle.place].phase is Phase.DRAINING:
-            handle.tell(Stop(DRAIN_S))
 
     def _told(self, handle: Handle, message: Message, fds: list[int]) -> None:
         if isinstance(message, Hello) and len(fds) == 1:

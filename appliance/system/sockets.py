@@ -6,8 +6,8 @@ import array
 import contextlib
 import fcntl
 import socket
-import termios
 import struct
+import termios
 from typing import Final
 
 BACKLOG: Final = 4096

@@ -13,16 +13,19 @@ after them; whoever may have got overwritten bytes (this process was stopped in 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from appliance.ring.counters import Count, CountersPage, StreamCount
+from appliance.ring.layout import Word
 from appliance.ring.listeners import KIND_ICY, KIND_RAW, ListenerTable
 from appliance.system import sockets
-from appliance.system import sockets
 from appliance.system.clock import Clock
+from appliance.system.ticker import Ticker
 from appliance.wire.icy import EMPTY_BLOCK
 from appliance.worker import catch_up
 from appliance.worker.catch_up import Step
@@ -35,11 +38,10 @@ PHASES: Final = 50
 """Buckets of an interval: at 10,000 listeners a tick is 200 sends, 3 ms."""
 CHECKPOINT_S: Final = 50.0
 """Between checkpoints of level listeners without metadata (MECHANICS 4: at least every 60 s)."""
-BUCKETS_A_ROUND: Final = 5
-"""Buckets served before other events get their turn when the timer is late."""
-
-TIMER_GRAIN_S: Final = 0.001
-"""uvloop's timers and clock count whole milliseconds: what is due within one is due now, or the loop would spin until the clock moves."""
+TICK_MIN_S: Final = 0.04
+"""A wake-up costs as much as six sends: with short intervals a tick serves several buckets. [At 1 s: 2.5 ms/s of CPU a worker less.]"""
+BUCKETS_A_ROUND: Final = 8
+"""Buckets served before other events get their turn after a delay."""
 
 _LOST: Final = -1
 _UNTRIED: Final = -2
@@ -64,85 +66,125 @@ class Fanout:
         self._clock, self._poller, self._table, self._on_end = clock, poller, table, on_end
         self._counts = counters.worker
         self._loop = asyncio.get_running_loop()
-        self._step_s = send_interval_s / PHASES
         self._checkpoint_rounds = max(1, int(CHECKPOINT_S / send_interval_s))
         self._buckets: list[dict[Stream, dict[int, Cohort]]] = [{} for _ in range(PHASES)]
         self._next_bucket = self._round = self._joins = 0
-        self._next_s = self._loop.time() + self._step_s
-        self._timer = self._loop.call_later(self._step_s, self._tick)
+        self._owed = 0
+        self._buckets_a_tick = math.ceil(TICK_MIN_S / (send_interval_s / PHASES))
+        self._tick_s = send_interval_s / PHASES * self._buckets_a_tick
+        self._ticker: Ticker | None = Ticker(self._tick_s)
+        self._loop.add_reader(self._ticker.fd, self._tick)
         self.listeners: set[Listener] = set()
         self._parted: set[Listener] = set()
 
     def _tick(self) -> None:
-        """Serve the buckets whose time has come; a late timer serves several, a few a round. Whatever fails, the next tick comes."""
-        now = self._loop.time()
-        late_us = int((now - self._next_s) * 1e6)
-        self._counts[Count.TICK_LATE_US] = max(late_us, self._counts[Count.TICK_LATE_US])
-        try:
-            for _ in range(BUCKETS_A_ROUND):
-                if self._next_s > now + TIMER_GRAIN_S:
-                    break
-                self._serve_next()
-        finally:
-            if now - self._next_s > self._step_s * PHASES:
-                self._next_s = now
-            self._timer = self._loop.call_at(self._next_s, self._tick)
+        """Serve the buckets of this tick; after a delay those of several."""
+        if self._ticker is None:
+            return
+        due = self._ticker.due()
+        if due > 1:
+            self._counts[Count.TICK_LATE_US] = max(int((due - 1) * self._tick_s * 1e6), self._counts[Count.TICK_LATE_US])
+        self._owed = min(PHASES, self._owed + due * self._buckets_a_tick)
+        self._serve_owed()
+
+    def _serve_owed(self) -> None:
+        """A few buckets, then other events get their turn."""
+        for _ in range(min(self._owed, BUCKETS_A_ROUND)):
+            self._owed -= 1
+            self._serve_next()
+        if self._owed:
+            self._loop.call_soon(self._serve_owed)
 
     def _serve_next(self) -> None:
         bucket, self._next_bucket = self._next_bucket, (self._next_bucket + 1) % PHASES
-        self._next_s += self._step_s
         self._round += self._next_bucket == 0
         now_us = self._clock.monotonic_us()
         note = (self._round + bucket) % self._checkpoint_rounds == 0
         for stream, cohorts in list(self._buckets[bucket].items()):
-            pace = stream.reader.pace(stream.head, now_us)
-            for cohort in list(cohorts.values()):
-                self._serve(cohort, pace - cohort.distance)
-                if note:
-                    self._note(cohort)
-
-    def _serve(self, cohort: Cohort, due: int) -> None:
-        """Move the cohort to the last chunk that ends by media position `due` (live: to the head) and send what lies between."""
-        stream, reader, first = cohort.stream, cohort.stream.reader, cohort.seq
-        media, mask, head, seq = reader.media, reader.mask, stream.head, first
-        if cohort.distance:
-            while seq < head and media[(seq + 1) & mask] <= due:
-                seq += 1
-        elif head > seq:
-            seq = head
-        if seq != first:
-            start = cohort.pos
-            cohort.seq, cohort.pos = seq, reader.pos[seq & mask]
-            if cohort.level:
-                if first < reader.tail_seq:
-                    self._end(cohort.level, "overtaken by the buffer", Count.LAPPED)
-                else:
-                    self._send_level(cohort, start, first)
-        if cohort.late:
-            self._check_late(cohort)
-
-    def _send_level(self, cohort: Cohort, start: int, first: int) -> None:
-        stream = cohort.stream
-        views = stream.reader.columns.spans(start, cohort.pos)
-        fallen: Fallen
-        if len(views) == 1:
-            sent, fallen = self._send_view(cohort, views[0], start, first)
+            sent = self._serve_cohorts(stream, list(cohorts.values()), stream.reader.pace(stream.head, now_us))
             self._counts[Count.BYTES_SENT] += sent
             stream.counts[StreamCount.BYTES_SENT] += sent
-        else:
-            fallen = [(listener, _UNTRIED) for listener in cohort.level]
-        if stream.reader.limit_pos > start:
+            if note:
+                for cohort in list(cohorts.values()):
+                    self._note(cohort)
+
+    def _serve_cohorts(self, stream: Stream, cohorts: list[Cohort], pace: int) -> int:
+        """Move each cohort to the last chunk that ends by its media position (live: to the head), and send what lies between.
+
+        Returns the bytes sent. What all cohorts share is looked up once: with rewound listeners there are as many cohorts as listeners.
+        """
+        reader, head, sent = stream.reader, stream.head, 0
+        media, pos, mask, words = reader.media, reader.pos, reader.mask, reader.words
+        data, capacity = reader.columns.data, reader.columns.capacity
+        for cohort in cohorts:
+            seq = first = cohort.seq
+            if cohort.distance:
+                due = pace - cohort.distance
+                while seq < head and media[(seq + 1) & mask] <= due:
+                    seq += 1
+            elif head > seq:
+                seq = head
+            if seq != first:
+                start, end = cohort.pos, pos[seq & mask]
+                cohort.seq, cohort.pos = seq, end
+                at = start % capacity
+                if not (cohort.raw or cohort.metered):
+                    pass
+                elif first < words[Word.TAIL_SEQ]:
+                    self._end(cohort.level, "overtaken by the buffer", Count.LAPPED)
+                elif at + end - start <= capacity:
+                    sent += self._send_view(cohort, data[at : at + end - start], start, first)
+                else:  # the span goes around the end of the ring
+                    self._settle_sent(cohort, start, [(listener, _UNTRIED) for listener in cohort.level])
+            if cohort.late:
+                self._check_late(cohort)
+        return sent
+
+    def _send_view(self, cohort: Cohort, view: memoryview, start: int, first: int) -> int:
+        """One system call per listener. Returns the bytes sent."""
+        fallen: Fallen = []
+        sent = self._send_raw(cohort, view, fallen) if cohort.raw else 0
+        if cohort.metered:
+            sent += self._send_metered(cohort, view, start, first, fallen)
+        if fallen or cohort.stream.reader.words[Word.LIMIT_POS] > start:
+            self._settle_sent(cohort, start, fallen)
+        return sent
+
+    def _send_raw(self, cohort: Cohort, view: memoryview, fallen: Fallen) -> int:
+        """The innermost loop, driven from C: `map` calls write() for one fd after the other, and goes on behind one that raised."""
+        size, sent, index = len(view), 0, 0
+        writes = map(os.write, cohort.raw_fds, itertools.repeat(view))
+        while index < len(cohort.raw):
+            taken = _LOST
+            try:
+                for taken in writes:
+                    if taken != size:
+                        break
+                    index += 1
+                else:
+                    break
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                taken = _LOST
+            fallen.append((cohort.raw[index], taken))
+            sent += max(0, taken)
+            index += 1
+        return sent + size * (len(cohort.raw) - len(fallen))
+
+    def _settle_sent(self, cohort: Cohort, start: int, fallen: Fallen) -> None:
+        """After the sends: end everybody if the bytes may have been overwritten meanwhile, else look after those who fell behind."""
+        if cohort.stream.reader.limit_pos > start:
             self._end(cohort.level, "overtaken by the buffer while stopped", Count.LAPPED)
             return
         for listener, taken in fallen:
             self._fall(listener, start, taken)
 
-    def _send_view(self, cohort: Cohort, view: memoryview, start: int, first: int) -> tuple[int, Fallen]:
-        """One system call per listener. Returns the bytes sent and who did not take all."""
+    def _send_metered(self, cohort: Cohort, view: memoryview, start: int, first: int, fallen: Fallen) -> int:
+        """Those with metadata: most spans have no block, or one. Returns the bytes sent."""
         write, size, end, sent = os.write, len(view), cohort.pos, 0
         title: int | None = _UNKNOWN
-        fallen: Fallen = []
-        for listener in cohort.level:
+        for listener in cohort.metered:
             head = listener.playhead
             try:
                 if head.meta_at >= end:
@@ -151,7 +193,7 @@ class Fanout:
                 else:
                     if title == _UNKNOWN:
                         title = cohort.stream.meta_between(first, cohort.seq)
-                    taken, whole = self._send_metered(listener, head, view, start, title)
+                    taken, whole = self._send_block(listener, head, view, start, title)
             except BlockingIOError:
                 taken, whole = 0, size
             except OSError:
@@ -160,9 +202,9 @@ class Fanout:
                 fallen.append((listener, taken))
             if taken > 0:
                 sent += taken
-        return sent, fallen
+        return sent
 
-    def _send_metered(self, listener: Listener, head: Playhead, view: memoryview, start: int, title: int | None) -> tuple[int, int]:
+    def _send_block(self, listener: Listener, head: Playhead, view: memoryview, start: int, title: int | None) -> tuple[int, int]:
         """A span with one ICY block in it, under one title; anything rarer goes the late way.
 
         Returns the bytes taken and the bytes there were; unless they are equal, the playhead is as before.
@@ -185,7 +227,7 @@ class Fanout:
     def _fall(self, listener: Listener, pos: int, taken: int) -> None:
         """A level listener did not take its cohort's span: it has a playhead of its own from here on."""
         cohort, head = listener.cohort, listener.playhead
-        cohort.level.remove(listener)
+        cohort.remove_level(listener)
         cohort.late.add(listener)
         listener.late = True
         head.pos = pos
@@ -211,7 +253,7 @@ class Fanout:
             self._part_in_peace(listener)
         elif how is Step.LEVEL:
             listener.cohort.late.discard(listener)
-            listener.cohort.level.append(listener)
+            listener.cohort.add_level(listener)
             listener.late = False
             listener.lag_limit = listener.stream.entry.max_buffer
             self._poller.change(listener.fd, HANG_UP, listener)
@@ -302,8 +344,8 @@ class Fanout:
         if listener.late:
             cohort.late.discard(listener)
         else:
-            cohort.level.remove(listener)
-        if not cohort.level and not cohort.late:
+            cohort.remove_level(listener)
+        if cohort.is_empty:
             cohorts = self._buckets[cohort.bucket][cohort.stream]
             del cohorts[cohort.distance]
             if not cohorts:
@@ -314,9 +356,17 @@ class Fanout:
         for listener in [one for one in self.listeners if one.stream is stream]:
             self.leave(listener, "stream removed")
 
+    def stop(self) -> None:
+        """No more ticks."""
+        if self._ticker is not None:
+            self._loop.remove_reader(self._ticker.fd)
+            self._ticker.close()
+            self._ticker = None
+        self._owed = 0
+
     def drain(self) -> None:
         """Send everybody what is due now and end them: the level at once, the late when they are level."""
-        self._timer.cancel()
+        self.stop()
         for _ in range(PHASES):
             self._serve_next()
         for listener in list(self.listeners):

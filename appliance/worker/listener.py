@@ -16,7 +16,7 @@ class Cohort:
     `distance`: media ticks behind the stream's pace, 0 for live. `seq`, `pos`: the chunk boundary where the level listeners stand.
     """
 
-    __slots__ = ("bucket", "distance", "late", "level", "pos", "seq", "stream")
+    __slots__ = ("bucket", "distance", "late", "metered", "pos", "raw", "raw_fds", "seq", "stream")
 
     def __init__(self, stream: Stream, bucket: int, distance: int, seq: int) -> None:
         self.stream = stream
@@ -24,8 +24,36 @@ class Cohort:
         self.distance = distance
         self.seq = seq
         self.pos = stream.reader.pos[seq & stream.reader.mask]
-        self.level: list[Listener] = []
+        self.raw: list[Listener] = []
+        self.raw_fds: list[int] = []
+        self.metered: list[Listener] = []
         self.late: set[Listener] = set()
+
+    @property
+    def level(self) -> list[Listener]:
+        """All level listeners: raw ones, and those with metadata."""
+        return self.raw + self.metered
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is here."""
+        return not (self.raw or self.metered or self.late)
+
+    def add_level(self, listener: Listener) -> None:
+        """A listener stands where the cohort does. `raw_fds` runs parallel to `raw`: the hot loop needs nothing else of them."""
+        if listener.playhead.interval:
+            self.metered.append(listener)
+        else:
+            self.raw.append(listener)
+            self.raw_fds.append(listener.fd)
+
+    def remove_level(self, listener: Listener) -> None:
+        """A level listener falls behind or ends."""
+        if listener.playhead.interval:
+            self.metered.remove(listener)
+        else:
+            index = self.raw.index(listener)
+            del self.raw[index], self.raw_fds[index]
 
 
 class Crowd(Protocol):
@@ -44,7 +72,6 @@ class Listener:
     __slots__ = (
         "agent",
         "cohort",
-        "counted",
         "crowd",
         "fd",
         "joined_us",
@@ -71,7 +98,6 @@ class Listener:
         self.cohort: Cohort
         self.late = True
         self.leaving = self.skipping = False
-        self.counted = True
         self.row = -1
         self.lag_limit = stream.entry.max_buffer
         self.skips = self.joined_us = 0

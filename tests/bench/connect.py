@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tests.bench.audience import ICECAST_CONCURRENCY, Audience, Options
+from tests.bench.audience import Audience, Options
+from tests.bench.processes import CpuMeter
 from tests.bench.programs import Answer, compiled, run_for_answer
 from tests.bench.report import Budget, Report, Row
 from tests.bench.servers import MOUNT, Floor, Icecast, Server, StreamMachine
@@ -22,17 +23,24 @@ GAP_S: Final = 1.5
 
 
 def run(options: Options, report: Report) -> None:
-    with Floor(send_interval_s=1.0, listeners=0, workers=options.workers) as floor_server:
-        floor = _connects(options, floor_server)
-    report.add(_rate_row(options, "C floor", floor))
+    peers_too = options.close != "drain"  # neither the floor nor icecast2 sees that a listener half-closed
+    floor_per_s = _floor(options, report) if peers_too else None
     with options.under_test() as server:
         ours = _connects(options, server)
-        report.add(_rate_row(options, server.name, ours, floor["connects_per_s"], RATE_BUDGET))
+        report.add(_rate_row(options, server.name, ours, floor_per_s, RATE_BUDGET))
         _with_listeners(options, report, server)
-    if options.server == StreamMachine.name:
+    if peers_too and options.server == StreamMachine.name:
         with Icecast() as peer:
-            theirs = _connects(options, peer, concurrency=ICECAST_CONCURRENCY)
+            theirs = _connects(options, peer)
         report.add(_rate_row(options, peer.name, theirs))
+
+
+def _floor(options: Options, report: Report) -> float:
+    """Connections a second that two C processes accept, answer and forget."""
+    with Floor(send_interval_s=1.0, listeners=0, workers=options.workers) as server:
+        answer = _connects(options, server)
+    report.add(_rate_row(options, "C floor", answer))
+    return float(answer["connects_per_s"])
 
 
 def _with_listeners(options: Options, report: Report, server: Server) -> None:
@@ -51,12 +59,15 @@ def _with_listeners(options: Options, report: Report, server: Server) -> None:
     report.add(Row(NAME, name, heard["longest_gap_s"], "s", budget=Budget(GAP_S), faults=faults, details=heard))
 
 
-def _connects(options: Options, server: Server, rate: float = 0.0, concurrency: int | None = None) -> Answer:
+def _connects(options: Options, server: Server, rate: float = 0.0) -> Answer:
     command: list[str | Path] = [compiled("connects"), "--port", str(server.port), "--path", MOUNT, "--rate", f"{rate:g}"]
     command += ["--seconds", f"{options.connect_s:g}", "--warmup", f"{WARMUP_S:g}"]
-    command += ["--concurrency", str(concurrency or options.concurrency), "--close", options.close]
+    command += ["--concurrency", str(options.concurrency), "--close", options.close]
     timeout_s = WARMUP_S + options.connect_s + EXTRA_TIMEOUT_S
-    return run_for_answer("connects", command, server.dir, timeout_s)
+    meter = CpuMeter(server.child.pid)
+    answer = run_for_answer("connects", command, server.dir, timeout_s)
+    use = meter.stop()
+    return {**answer, "server_cpu_s": use.cpu_s, "others_cores": use.others_cores(answer["cpu_s"])}
 
 
 def _faults(answer: Answer) -> tuple[str, ...]:

@@ -18,7 +18,7 @@
 
 #define PROCESSES_MAX 16
 #define EVENTS 512
-#define EPOLL_WAIT_MS 10           /* how late a change of the ramp may be seen */
+#define EPOLL_WAIT_MS 5           /* how late a change of the ramp may be seen */
 #define PARENT_POLL_MS 20
 #define DISCARD_BYTES (4u << 20)   /* more than a receive buffer holds */
 #define VERIFY_READ_BYTES 65536
@@ -60,9 +60,9 @@ struct listener {
 static struct {
     int port, processes;
     unsigned count, concurrency, sources, verify;
-    double icy_percent, offset_min_s, offset_max_s, ramp_timeout_s;
+    double icy_percent, offset_min_s, offset_max_s, ramp_timeout_s, ramp_rate;
     const char *path, *verify_file;
-} options = {.processes = 1, .count = 100, .concurrency = 64, .sources = 4, .ramp_timeout_s = 60, .path = "/bench"};
+} options = {.processes = 1, .count = 100, .concurrency = 64, .sources = 4, .ramp_timeout_s = 60, .ramp_rate = 1e6, .path = "/bench"};
 
 static struct shared *shared;
 static unsigned char *file; /* twice, so that any LOCATE_BYTES of the loop are in one piece */
@@ -253,16 +253,23 @@ static void handle(struct listener *l, uint32_t events) {
 
 /* ---- one process ---- */
 
+/* How many of this process's listeners may have been opened by now. */
+static unsigned allowed(unsigned mine, uint64_t start_ns) {
+    double by_rate = (now_ns() - start_ns) / 1e9 * options.ramp_rate / options.processes + 1;
+    return by_rate < mine ? (unsigned)by_rate : mine;
+}
+
 /* Listeners number `first`, `first + processes`, ... */
 static void listen_all(unsigned first) {
     unsigned mine = (options.count - first + (unsigned)options.processes - 1) / (unsigned)options.processes, opened = 0;
     unsigned concurrency = options.concurrency / (unsigned)options.processes;
     struct listener *listeners = calloc(mine + 1, sizeof *listeners);
     struct epoll_event events[EVENTS];
+    uint64_t start_ns = now_ns();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_fd < 0 || !listeners) die("starting");
     for (;;) {
-        for (; opened < mine && opening < (concurrency ? concurrency : 1); opened++) {
+        for (unsigned limit = allowed(mine, start_ns); opened < limit && opening < (concurrency ? concurrency : 1); opened++) {
             listeners[opened].number = first + opened * (unsigned)options.processes;
             listeners[opened].record = &shared->records[listeners[opened].number];
             open_listener(&listeners[opened]);
@@ -364,7 +371,7 @@ static void obey(const pid_t *pids) {
             print_playing(elapsed_s);
         }
         if (ready <= 0) continue;
-        if (!fgets(line, sizeof line, stdin) || strcmp(line, "quit\n") == 0) return;
+        if (!fgets(line, sizeof line, stdin) || strcmp(line, "quit\n") == 0) break;
         if (strcmp(line, "begin\n") == 0) {
             cpu_ns = cpu_of(pids);
             begin_ns = now_ns();
@@ -372,6 +379,7 @@ static void obey(const pid_t *pids) {
         } else if (strcmp(line, "end\n") == 0)
             print_window(bytes_at_begin, begin_ns, pids, cpu_ns);
     }
+    free(bytes_at_begin);
 }
 
 static void read_options(int argc, char **argv) {
@@ -379,6 +387,7 @@ static void read_options(int argc, char **argv) {
                                           {"processes", 1, 0, 'w'},  {"concurrency", 1, 0, 'c'}, {"sources", 1, 0, 's'},
                                           {"icy-percent", 1, 0, 'i'}, {"offset-min", 1, 0, 'a'},  {"offset-max", 1, 0, 'b'},
                                           {"verify", 1, 0, 'v'},     {"verify-file", 1, 0, 'V'}, {"ramp-timeout", 1, 0, 't'},
+                                          {"ramp-rate", 1, 0, 'r'},
                                           {0}};
     int name;
     while ((name = getopt_long(argc, argv, "", names, NULL)) != -1) switch (name) {
@@ -386,7 +395,7 @@ static void read_options(int argc, char **argv) {
             case 'f': options.path = optarg; break;
             case 'n': options.count = (unsigned)number("listeners", optarg, 1, 200000); break;
             case 'w': options.processes = (int)number("processes", optarg, 1, PROCESSES_MAX); break;
-            case 'c': options.concurrency = (unsigned)number("concurrency", optarg, 1, 10000); break;
+            case 'c': options.concurrency = (unsigned)number("concurrency", optarg, 1, 200000); break;
             case 's': options.sources = (unsigned)number("sources", optarg, 1, 250); break;
             case 'i': options.icy_percent = number("icy-percent", optarg, 0, 100); break;
             case 'a': options.offset_min_s = number("offset-min", optarg, 0, 1e6); break;
@@ -394,9 +403,10 @@ static void read_options(int argc, char **argv) {
             case 'v': options.verify = (unsigned)number("verify", optarg, 0, 200000); break;
             case 'V': options.verify_file = optarg; break;
             case 't': options.ramp_timeout_s = number("ramp-timeout", optarg, 1, 3600); break;
+            case 'r': options.ramp_rate = number("ramp-rate", optarg, 1, 1e6); break;
             default:
                 die("usage: listeners --port P [--path /P] [--listeners N] [--processes N] [--concurrency N] [--sources N] [--icy-percent P]"
-                    " [--offset-min S --offset-max S] [--verify N --verify-file F] [--ramp-timeout S]");
+                    " [--offset-min S --offset-max S] [--verify N --verify-file F] [--ramp-timeout S] [--ramp-rate PER_S]");
         }
     if (!options.port || optind != argc) die("listeners: --port is needed, and nothing but options");
     if (strlen(options.path) > 100 || (options.verify && !options.verify_file)) die("listeners: path too long, or --verify without its file");

@@ -24,8 +24,7 @@ AUDIO_SHARE: Final = 0.5
 
 
 def run(options: Options, report: Report) -> None:
-    prefill_s = min(PREFILL_S, options.rewind_s)
-    with options.under_test(prefill_s=prefill_s) as server:
+    with options.under_test(prefill_s=PREFILL_S) as server:
         supervisor = server.child.pid
         before = _memories(supervisor)
         with Audience(server, options.listeners) as audience:
@@ -36,12 +35,12 @@ def run(options: Options, report: Report) -> None:
         name = server.name
     details = {"before": before, "after": after, "memfds": memfds, "supervisor": supervisor}
     faults = window.faults(options.listeners, 1.0)[:1] if window.playing != options.listeners else ()
-    grown_bytes = sum(m.anon_bytes for m in after.values()) - sum(m.anon_bytes for m in before.values())
+    grown_bytes = sum(max(0, now.anon_bytes - _anon_bytes(before, pid)) for pid, now in after.items())  # who shrank hides no growth
     what = f"{name}: RssAnon per listener, {options.listeners} on"
     report.add(Row(NAME, what, grown_bytes / options.listeners / KIB, "KiB", budget=PER_LISTENER_BUDGET, faults=faults, details=details))
     _idle_rows(report, name, before, _workers(before, after, supervisor, options.listeners), supervisor)
     if name == StreamMachine.name:
-        _copies_row(report, memfds, prefill_s)
+        _copies_row(report, memfds)
 
 
 def _memories(supervisor: int) -> dict[int, Memory]:
@@ -52,6 +51,10 @@ def _memories(supervisor: int) -> dict[int, Memory]:
         except OSError:
             continue
     return found
+
+
+def _anon_bytes(memories: dict[int, Memory], pid: int) -> int:
+    return memories[pid].anon_bytes if pid in memories else 0
 
 
 def _workers(before: dict[int, Memory], after: dict[int, Memory], supervisor: int, listeners: int) -> list[int]:
@@ -77,9 +80,9 @@ def _idle_rows(report: Report, name: str, before: dict[int, Memory], workers: li
         report.add(Row(NAME, f"{name}: {len(rest)} other processes, idle", sum(rest), "MB"))
 
 
-def _copies_row(report: Report, memfds: dict[str, int], prefill_s: float) -> None:
+def _copies_row(report: Report, memfds: dict[str, int]) -> None:
     """The ring is there once; processes that map it share its pages."""
-    audio_bytes = prefill_s * BYTES_PER_S
+    audio_bytes = PREFILL_S * BYTES_PER_S
     copies = {name: size for name, size in memfds.items() if size >= audio_bytes * AUDIO_SHARE}
     what = f"copies of {audio_bytes / MB:.1f} MB audio in shared memory"
     report.add(Row(NAME, what, len(copies), "copies", budget=Budget(1), details=copies))

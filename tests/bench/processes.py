@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _CPUCLOCK_SCHED: Final = 2
 """Kernel ABI: the clock of a whole process in ns is (~pid << 3) | 2, as clock_getcpuclockid(3) makes it."""
+POLL_S: Final = 0.02
 _STAT_STATE, _STAT_PPID, _STAT_SESSION, _STAT_START = 0, 1, 3, 19
 """Indices in /proc/PID/stat behind the command name: proc(5) fields 3, 4, 6 and 22."""
 
@@ -46,15 +48,22 @@ def tree(root: int) -> dict[int, int]:
     return {pid: int(stats[pid][_STAT_START]) for pid in found}
 
 
-def end_left_over(processes: dict[int, int]) -> list[int]:
-    """SIGKILL to those of `processes` (pid -> start time) that still live; their pids."""
-    left = []
-    for pid, start in processes.items():
-        fields = _stat_fields(pid)
-        if fields is not None and fields[_STAT_STATE] != "Z" and int(fields[_STAT_START]) == start:
+def end_left_over(processes: dict[int, int], grace_s: float) -> list[str]:
+    """SIGKILL to those of `processes` (pid -> start time) that live on after `grace_s`; their pids and command lines."""
+    deadline = time.monotonic() + grace_s
+    while (left := [pid for pid, start in processes.items() if _lives(pid, start)]) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    said = []
+    for pid in left:
+        with suppress(OSError):
+            said.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_text().replace(chr(0), ' ').strip()}")
             os.kill(pid, signal.SIGKILL)
-            left.append(pid)
-    return left
+    return said
+
+
+def _lives(pid: int, start: int) -> bool:
+    fields = _stat_fields(pid)
+    return fields is not None and fields[_STAT_STATE] != "Z" and int(fields[_STAT_START]) == start
 
 
 def cpu_ns(pid: int) -> int:
@@ -126,6 +135,10 @@ class CpuUse:
     @property
     def cpu_s(self) -> float:
         return sum(self.by_pid.values())
+
+    def others_cores(self, load_generator_s: float) -> float:
+        """Cores that neither the server nor our load generator kept busy: other people's, and the kernel's own threads."""
+        return round((self.machine_s - self.cpu_s - load_generator_s) / self.elapsed_s, 3)
 
     def ms_per_s_per_1000(self, listeners: int) -> float:
         """The unit of the budgets: ms of CPU per second and 1,000 listeners."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 WIDTHS: Final = (8, 48, 17, 18, 6, 8)
+QUIET_CORES: Final = 0.2
+"""A tenth of the two-core machine: above it a figure says as much about the neighbours."""
 HEADINGS: Final = ("bench", "what", "figure", "peer", "ratio", "budget", "verdict")
 
 
@@ -109,6 +111,8 @@ class Report:
         print(_table_line(row.cells()), flush=True)
         for fault in row.faults:
             print(f"{'':{WIDTHS[0]}}  ! {fault}", flush=True)
+        if (others := row.details.get("others_cores", 0.0)) > QUIET_CORES:
+            print(f"{'':{WIDTHS[0]}}  ~ something else kept {others:.1f} cores busy meanwhile", flush=True)
 
     def fail(self, bench: str, why: str) -> None:
         """A bench that could not be run to its end."""

@@ -27,6 +27,8 @@ AUDIO_TIMEOUT_S: Final = 30.0
 """From the encoder's first byte to a listener's first byte."""
 PREFILL_TIMEOUT_S: Final = 180.0
 """An hour of frames through a parser in Python."""
+GRACE_S: Final = 2.0
+"""For a server's helpers that end when they see its end."""
 POLL_S: Final = 0.05
 BURST_S: Final = 4
 """Seconds of audio sent at once to a new listener: 64 KB, icecast2's default, so that all servers send the same."""
@@ -105,8 +107,8 @@ class Server:
     def _end_all(self) -> None:
         family = processes.tree(self.child.pid)
         self.child.end()
-        if left := processes.end_left_over(family):
-            print(f"  {self.name} left processes behind, killed: {left}", file=sys.stderr)
+        if left := processes.end_left_over(family, GRACE_S):
+            print(f"  ! {self.name} left processes behind, killed {GRACE_S:g} s later: {'; '.join(left)}", file=sys.stderr)
 
     def wait_for(self, what: str, timeout_s: float, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + timeout_s

@@ -50,6 +50,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nothere.toml", {})
 
 
+def test_a_folder_that_may_not_be_entered_is_no_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a stack trace: the reason comes from reading it."""
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigInvalid, match=r"cannot read .*: Permission denied; allowed: a file that we may read"):
+        load(tmp_path / "a.toml", {})
+
+
 def test_the_missing_default_file_says_how_to_name_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("appliance.config.load.DEFAULT_PATH", tmp_path / "none.toml")
     with pytest.raises(ConfigInvalid, match="name one with --config or \\$STREAMMACHINE_CONFIG"):
@@ -88,11 +100,11 @@ def test_every_error_comes_at_once(tmp_path: Path) -> None:
     errors = errors_of(tmp_path, text, {"STREAMMACHINE_WORKERS": "many"}, ["streams.a.sekonds=3"])
     assert [error.partition(": ")[0] for error in errors] == [
         "--set streams.a.sekonds",
-        "port",
         "prot",
+        "port",
+        "workers",
         'streams."bad key"',
         'streams."bad key".format',
-        "workers",
         "api_port",
         "streams.a.burst",
     ]

@@ -55,5 +55,6 @@ def test_a_mount_of_sources_keeps_its_own_password() -> None:
 
 def test_loading_it_is_cheap() -> None:
     """The model alone pulls in no time zones, network or archive modules."""
-    code = "import sys, appliance.config.model; print([m for m in ('zoneinfo', 'asyncio', 'socket', 'logging', 'json') if m in sys.modules])"
+    dear = ("zoneinfo", "asyncio", "socket", "logging", "json")
+    code = f"import sys, appliance.config.model; print([name for name in {dear} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

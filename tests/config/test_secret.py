@@ -24,7 +24,7 @@ def test_encoders_refuse_it() -> None:
     """A secret cannot slip into JSON or msgpack unnoticed."""
     for encode in (json.dumps, msgspec.json.encode, msgspec.msgpack.encode):
         with pytest.raises(TypeError):
-            encode({"password": Secret("hunter2")})  # type: ignore[operator]
+            encode({"password": Secret("hunter2")})
 
 
 def test_empty_is_false_and_equality_is_of_the_value() -> None:

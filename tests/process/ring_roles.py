@@ -69,7 +69,7 @@ def follower(ring_fd: int, bell: int, last: int) -> None:
 
 
 def racer(ring_fd: int, rounds: int) -> None:
-    """Read at the lapping tail of a ring that is written flat out: count spans that passed both checks, those that did not, and torn ones."""
+    """Read at the lapping tail of a ring that is written flat out: count spans that passed the checks, that did not, and torn ones."""
     reader = RingReader(ring_fd)
     passed = lapped = torn = 0
     say("racing")

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from appliance.ring.columns import RingRefused
-from appliance.ring.layout import Geometry, Word
+from appliance.ring.layout import Flag, Geometry, Word
 from appliance.ring.reader import RingReader
-from appliance.ring.writer import RingWriter
+from appliance.ring.writer import Chunk, RingWriter
 from appliance.system import doorbell
 from tests.process.ring_roles import size_of
-from tests.ring.plain_ring import TINY, audio, held, make_ring
+from tests.ring.plain_ring import HALF_S, MP3, TINY, audio, held, make_ring
 
 ROOT = Path(__file__).parents[2]
 SMALL = Geometry(chunk_slots=256, meta_slots=16, epoch_slots=8, capacity_bytes=64 * 4096)
@@ -113,7 +113,7 @@ def check_whole(reader: RingReader) -> int:
 
 
 def test_readers_follow_the_head_by_their_doorbells(start: type[Role]) -> None:
-    """A writer process and two reader processes, each with a bell of its own: every byte of 3,000 chunks is right as soon as the bell rang."""
+    """A writer process and two reader processes, each with a bell of its own: every byte is right as soon as its bell rang."""
     ring, view = birth(), 0
     bells = [os.eventfd(0), os.eventfd(0)]
     view = read_only(ring)
@@ -130,7 +130,7 @@ def test_readers_follow_the_head_by_their_doorbells(start: type[Role]) -> None:
 
 
 def test_kill_9_of_the_writer_at_random_moments(start: type[Role]) -> None:
-    """Twelve writers in a row die in the middle of flat-out appends on a lapping ring: numbers and positions go on, nothing torn is visible."""
+    """Twelve writers in a row die amid flat-out appends on a lapping ring: numbers and positions go on, nothing torn is visible."""
     ring, bell, rng = birth(SMALL), doorbell.create(), random.Random(5)
     view = read_only(ring)
     reader = RingReader(view)
@@ -164,11 +164,32 @@ def test_a_second_writer_is_refused_while_the_first_lives(start: type[Role]) -> 
     wait_for(bell, 5)
     first.kill()
     mine = RingWriter.attach(ring)
-    assert mine.head_seq == check_whole(RingReader(mine.reader_fd)) > 5
     third = start("writer", ring, 0, fds=(ring,))
     assert third.line() == "refused: another process writes this ring"
+    assert mine.head_seq > 5
     mine.close()
     os.close(bell)
+
+
+def test_a_lost_lock_is_taken_back_or_the_append_refused(start: type[Role]) -> None:
+    """A reader let go in the writer's process drops the lock. The next append takes it again, unless another writer came first."""
+    mine = make_ring(SMALL)
+    RingReader(mine.reader_fd).close()
+    mine.append(Chunk(audio(0, size_of(1)), *HALF_S, 500_000, Flag.DISCONTINUITY), 1)
+    refused = start("writer", mine.fd, 0, fds=(mine.fd,))
+    assert refused.line() == "refused: another process writes this ring"
+    RingReader(mine.reader_fd).close()
+    other = start("writer", mine.fd, 0, fds=(mine.fd,))
+    assert other.line() == "writing 2"
+    before = bytes(mine.columns.whole[:4096])
+    with pytest.raises(RingRefused, match="another process"):
+        mine.append(Chunk(b"x", *HALF_S, 0), 1)
+    with pytest.raises(RingRefused, match="another process"):
+        mine.set_title(b"x", b"", 0)
+    with pytest.raises(RingRefused, match="another process"):
+        mine.start_epoch(MP3)
+    assert bytes(mine.columns.whole[:4096]) == before
+    mine.close()
 
 
 def test_a_reader_process_cannot_write(start: type[Role]) -> None:

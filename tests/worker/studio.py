@@ -60,7 +60,7 @@ class Player:
 class Studio:
     """One stream, its fan-out, its players. Nothing happens unless a test turns a round."""
 
-    def __init__(self, air: Air, entry: StreamEntry | None = None, send_interval_s: float = 1.0) -> None:
+    def __init__(self, air: Air, entry: StreamEntry | None = None, send_interval_s: float = 1.0, *, ticking: bool = False) -> None:
         self.air, self.clock = air, air.clock
         self.faults: list[BaseException] = []
         self.poller = Poller(asyncio.get_running_loop(), self.faults.append)
@@ -72,7 +72,8 @@ class Studio:
         self.fanout = Fanout(
             send_interval_s, self.clock, self.poller, self.page, self.table, lambda listener, why: self.ends.append((listener, why))
         )
-        self.fanout._timer.cancel()
+        if not ticking:
+            self.fanout.stop()
         self.stream = Stream(entry or fakes.entry(), air.reader(), self.page)
         self.players: list[Player] = []
 
@@ -151,7 +152,7 @@ class Studio:
 
     def close(self) -> None:
         """Everybody leaves."""
-        self.fanout._timer.cancel()
+        self.fanout.stop()
         for listener in list(self.fanout.listeners):
             self.fanout.leave(listener, "test over")
         for player in self.players:
