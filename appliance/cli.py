@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="PATH", help="TOML or JSON (default: $STREAMMACHINE_CONFIG, else /etc/streammachine/streammachine.toml)")
+    default = "$STREAMMACHINE_CONFIG, else /etc/streammachine/streammachine.toml"
+    parser.add_argument("--config", metavar="PATH", help=f"TOML or JSON (default: {default})")
     parser.add_argument("--set", action="append", default=[], metavar="a.b.c=VALUE", help="override one key; may be repeated")
 
 

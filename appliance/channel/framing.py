@@ -96,6 +96,7 @@ class Channel:
         self._on_message, self._on_closed, self._on_bad = on_message, on_closed, on_bad
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._open = True
+        self._delivered = 0
         self._loop.add_reader(sock, self._readable)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
@@ -148,7 +149,16 @@ class Channel:
             if not self._open:
                 return
 
+    def drain(self) -> None:
+        """The peer has ended: deliver what it still said."""
+        while self._open:
+            before = self._delivered
+            self._readable()
+            if self._delivered == before:
+                return
+
     def _deliver(self, packet: bytes, fds: list[int]) -> None:
+        self._delivered += 1
         try:
             message = decode(packet, fds)
         except BadMessage as error:

@@ -102,4 +102,80 @@ class PassRequest(msgspec.Struct, tag="pass_request"):
     peer: str
 
 
-Message = Hello | Setup | AddStreams | StreamInfo | RemoveStream | Slots | Stop | PassRequest
+class Kept(msgspec.Struct):
+    """A lasting listener as the supervisor remembers it: which row of the worker's table is its, and what the row does not say.
+
+    `interval`: bytes between ICY blocks, 0 for raw; `distance`: media ticks behind the stream's pace, 0 for live; `joined_us`:
+    monotonic time.
+    """
+
+    id: int
+    row: int
+    stream: int
+    interval: int = 0
+    distance: int = 0
+    joined_us: int = 0
+    peer: str = ""
+    agent: str = ""
+
+
+class KeepListeners(msgspec.Struct, tag="keep_listeners"):
+    """Worker to supervisor: these have lasted; hold a duplicate of their connections. Fds: one per listener. Answered by Noted."""
+
+    batch: int
+    listeners: list[Kept]
+
+
+class DropListeners(msgspec.Struct, tag="drop_listeners"):
+    """Worker to supervisor: these have ended; let their connections go. No fds. Answered by Noted: only then are their rows used again."""
+
+    batch: int
+    ids: list[int]
+
+
+class Noted(msgspec.Struct, tag="noted"):
+    """Supervisor to worker: this batch was done."""
+
+    batch: int
+
+
+class Stand(msgspec.Struct):
+    """Where a listener stood at its last checkpoint (ring/listeners.py), for whoever goes on with it."""
+
+    kept: Kept
+    start_pos: int
+    total: int
+    pos: int
+    until_meta: int = 0
+    title: int = 0
+
+
+class AdoptListeners(msgspec.Struct, tag="adopt_listeners"):
+    """Supervisor to worker: go on with these, whose worker is gone. Fds: one per listener. Answered by Adopted."""
+
+    batch: int
+    listeners: list[Stand]
+
+
+class Adopted(msgspec.Struct, tag="adopted"):
+    """Worker to supervisor: what became of an AdoptListeners, in its order; None for those that could not go on."""
+
+    batch: int
+    listeners: list[Kept | None]
+
+
+Message = (
+    Hello
+    | Setup
+    | AddStreams
+    | StreamInfo
+    | RemoveStream
+    | Slots
+    | Stop
+    | PassRequest
+    | KeepListeners
+    | DropListeners
+    | Noted
+    | AdoptListeners
+    | Adopted
+)

@@ -7,20 +7,38 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
 
 from appliance.channel.framing import MAX_FDS, BadMessage, Channel, ChannelClosed
-from appliance.channel.messages import AddStreams, Hello, Message, PassRequest, Setup, Slots, Stop, StreamEntry, StreamInfo, WorkerSettings
+from appliance.channel.messages import (
+    AddStreams,
+    Adopted,
+    DropListeners,
+    Hello,
+    KeepListeners,
+    Message,
+    Noted,
+    PassRequest,
+    Setup,
+    Slots,
+    Stop,
+    StreamEntry,
+    StreamInfo,
+    WorkerSettings,
+)
 from appliance.ring.counters import Count, CountersPage
 from appliance.ring.listeners import ListenerTable
 from appliance.supervisor.fleet import Action, AllGone, Assign, Fleet, Kill, Launch, Phase, StopWorker
+from appliance.supervisor.survivors import SPARE_FDS, Survivors
 from appliance.system.doorbell import Doorbells
-from appliance.system.processes import CannotLaunch, FdArgument, Launched, Zygote
+from appliance.system.processes import CannotLaunch, FdArgument, Launched, Zygote, fd_limit
 
 TICK_S: Final = 0.25
+HOMELESS_S: Final = 1.0
+"""Orphans wait so long for the worker that takes the dead one's place (30 ms, as a rule) before any other gets them."""
 DRAIN_S: Final = 5.0
 """MECHANICS 7: a worker that is told to stop has this long to send what is due."""
 
@@ -41,11 +59,11 @@ class Handle:
         self.held: set[int] = set()
         self.beat = 0
 
-    def tell(self, message: Message, fds: list[int] | None = None) -> None:
+    def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send, unless the worker is gone: then its death is noticed elsewhere."""
         if self.channel is not None:
             with contextlib.suppress(ChannelClosed):
-                self.channel.send(message, fds or [])
+                self.channel.send(message, fds)
 
     def kill(self) -> None:
         """SIGKILL, by pidfd: never somebody else's process."""
@@ -70,6 +88,7 @@ class Workers:
         self.fleet = Fleet(count)
         self.handles = [Handle(place) for place in range(count)]
         self.doorbells = Doorbells()
+        self.survivors = Survivors(max(0, fd_limit() - SPARE_FDS), self._too_many)
         self.all_gone = asyncio.Event()
         self._settings, self._entry, self._zygote, self._slots = settings, entry, zygote, slots
         self._streams, self._on_request = streams, on_request
@@ -78,6 +97,7 @@ class Workers:
         self._log = structlog.get_logger()
         self._timer: asyncio.TimerHandle | None = None
         self.any_serving = asyncio.Event()
+        self._orphaned_s = 0.0
 
     def start(self) -> None:
         """Launch all."""
@@ -108,6 +128,7 @@ class Workers:
                 handle.beat = beat
                 self.fleet.beat(handle.place, now)
         self._perform(self.fleet.tick(now))
+        self._find_homes(any_place=now - self._orphaned_s > HOMELESS_S)
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def _perform(self, actions: list[Action]) -> None:
@@ -166,6 +187,14 @@ class Workers:
             self._welcome(handle, fds[0])
         elif isinstance(message, PassRequest) and len(fds) == 1:
             self._on_request(message, fds[0])
+        elif isinstance(message, KeepListeners) and len(fds) == len(message.listeners):
+            self.survivors.keep(handle.place, message, fds)
+            handle.tell(Noted(message.batch))
+        elif isinstance(message, DropListeners):
+            self.survivors.drop(handle.place, message)
+            handle.tell(Noted(message.batch))
+        elif isinstance(message, Adopted):
+            self.survivors.adopted(handle.place, message)
         else:
             for fd in fds:
                 os.close(fd)
@@ -180,6 +209,22 @@ class Workers:
             batch = streams[start : start + MAX_FDS // 2]
             handle.tell(AddStreams([entry for entry, _ in batch]), [fd for _, fd in batch])
         self._perform(self.fleet.ready(handle.place, self._loop.time()))
+        self._find_homes(any_place=False, fresh=handle)
+
+    def _find_homes(self, *, any_place: bool, fresh: Handle | None = None) -> None:
+        """Give orphans to the worker that was started for them or, when none comes, to any that serves."""
+        if not self.survivors.orphans:
+            return
+        serving = [one for one in self.handles if self.fleet.places[one.place].phase is Phase.SERVING]
+        if fresh in serving or (any_place and serving):
+            home = fresh if fresh in serving else min(serving, key=lambda one: one.counters.worker[Count.LISTENERS])
+            assert home is not None  # noqa: S101 - both branches name one
+            count = len(self.survivors.orphans)
+            self.survivors.hand_over(home.place, home.tell)
+            self._log.info("listeners go on", worker=home.place, count=count)
+
+    def _too_many(self, limit: int) -> None:
+        self._log.warning("more listeners than connections that can be held twice: the rest ends with its worker", limit=limit)
 
     def _assign(self, slots: dict[int, list[int]]) -> None:
         for place, held in slots.items():
@@ -202,12 +247,16 @@ class Workers:
         os.close(handle.process.pidfd)
         pid, handle.process = handle.process.pid, None
         if handle.channel is not None:
+            handle.channel.drain()
             handle.channel.close()
         handle.channel = None
+        if self.fleet.places[handle.place].phase is Phase.DRAINING:
+            self.survivors.discard(handle.place)
+        else:
+            self._orphaned_s = self._loop.time()
+            self._log.error("worker died", worker=handle.place, pid=pid, orphans=self.survivors.worker_gone(handle.place, handle.table_fd))
         os.close(handle.table_fd)
         self.doorbells.remove(handle.place)
         handle.held = set()
         handle.counters.clear_present(len(self._streams()))
-        if self.fleet.places[handle.place].phase is not Phase.DRAINING:
-            self._log.error("worker died", worker=handle.place, pid=pid)
         self._perform(self.fleet.died(handle.place, self._loop.time()))

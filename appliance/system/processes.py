@@ -153,6 +153,11 @@ def least_rights() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def fd_limit() -> int:
+    """Open files this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def raise_fd_limit() -> int:
     """Set the soft limit of open files to the hard one; returns it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -24,6 +24,7 @@ class Step(enum.Enum):
     """How a step ended."""
 
     WAIT = enum.auto()
+    AHEAD = enum.auto()
     LEVEL = enum.auto()
     LOST = enum.auto()
     LAPPED = enum.auto()
@@ -57,17 +58,20 @@ def _settle(listener: Listener, table: ListenerTable, had_block: bool) -> Step:
         return Step.WAIT
     if listener.skipping and head.pos == _next_boundary(listener):
         _skip(listener, table)
-    level = head.pos >= listener.cohort.pos
-    if had_block or level:
+    ahead_bytes = head.pos - listener.cohort.pos
+    if had_block or ahead_bytes >= 0:
         checkpoint(listener, table)
-    return Step.LEVEL if level else Step.WAIT
+    listener.ahead = ahead_bytes > 0  # only an adopted one, until its new cohort has caught up
+    return Step.LEVEL if ahead_bytes == 0 else Step.AHEAD if ahead_bytes > 0 else Step.WAIT
 
 
 def checkpoint(listener: Listener, table: ListenerTable) -> None:
-    """Note in the shared table where the listener stands (`playhead.pos` must be true and no block half sent)."""
+    """Note in the shared table where the listener stands (`playhead.pos` must be true and no block half sent; a head is
+    taken as sent)."""
     head = listener.playhead
     if listener.row >= 0:
-        table.checkpoint(listener.row, head.total, head.pos, head.meta_at - head.pos if head.interval else 0, head.title)
+        until_meta = head.meta_at - head.pos if head.interval else 0
+        table.checkpoint(listener.row, head.total + len(head.pending), head.pos, until_meta, head.title)
 
 
 def is_too_late(listener: Listener) -> bool:

@@ -13,6 +13,7 @@ after them; whoever may have got overwritten bytes (this process was stopped in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import os
@@ -61,9 +62,11 @@ class Fanout:
         poller: Poller,
         counters: CountersPage,
         table: ListenerTable,
-        on_end: Callable[[Listener, str], None],
+        on_end: Callable[[Listener, str], bool | None],
+        on_join: Callable[[Listener], None] = lambda listener: None,
     ) -> None:
-        self._clock, self._poller, self._table, self._on_end = clock, poller, table, on_end
+        """`on_end(listener, reason)` is told of each that ends; it returns whether the listener's row must stay for now."""
+        self._clock, self._poller, self._table, self._on_end, self._on_join = clock, poller, table, on_end, on_join
         self._counts = counters.worker
         self._loop = asyncio.get_running_loop()
         self._checkpoint_rounds = max(1, int(CHECKPOINT_S / send_interval_s))
@@ -132,13 +135,27 @@ class Fanout:
                     pass
                 elif first < words[Word.TAIL_SEQ]:
                     self._end(cohort.level, "overtaken by the buffer", Count.LAPPED)
-                elif at + end - start <= capacity:
-                    sent += self._send_view(cohort, data[at : at + end - start], start, first)
-                else:  # the span goes around the end of the ring
+                elif at + end - start > capacity:  # the span goes around the end of the ring
                     self._settle_sent(cohort, start, [(listener, _UNTRIED) for listener in cohort.level])
+                elif len(cohort.raw) == 1 and not cohort.metered:
+                    sent += self._send_alone(cohort, data[at : at + end - start], start)
+                else:
+                    sent += self._send_view(cohort, data[at : at + end - start], start, first)
             if cohort.late:
                 self._check_late(cohort)
         return sent
+
+    def _send_alone(self, cohort: Cohort, view: memoryview, start: int) -> int:
+        """One raw listener, as most rewound ones are: nothing to set up. Returns the bytes sent."""
+        try:
+            taken = os.write(cohort.raw_fds[0], view)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            taken = _LOST
+        if taken != len(view) or cohort.stream.reader.words[Word.LIMIT_POS] > start:
+            self._settle_sent(cohort, start, [(cohort.raw[0], taken)])
+        return max(0, taken)
 
     def _send_view(self, cohort: Cohort, view: memoryview, start: int, first: int) -> int:
         """One system call per listener. Returns the bytes sent."""
@@ -251,6 +268,8 @@ class Fanout:
             self._end([listener], "overtaken by the buffer", Count.LAPPED)
         elif how is Step.LEVEL and listener.leaving:
             self._part_in_peace(listener)
+        elif how is Step.AHEAD:
+            self._poller.change(listener.fd, HANG_UP, listener)
         elif how is Step.LEVEL:
             listener.cohort.late.discard(listener)
             listener.cohort.add_level(listener)
@@ -259,6 +278,10 @@ class Fanout:
             self._poller.change(listener.fd, HANG_UP, listener)
 
     def _check_late(self, cohort: Cohort) -> None:
+        """Drop, or tell to skip, who is too late; an adopted listener that was ahead of its new cohort can go on when that has moved."""
+        for listener in [one for one in cohort.late if one.ahead and cohort.pos > one.playhead.pos]:
+            listener.ahead = False
+            self._poller.change(listener.fd, WRITE, listener)
         for listener in [one for one in cohort.late if catch_up.is_too_late(one)]:
             if listener.stream.entry.skip_slow:
                 self._counts[Count.SKIPPED] += not listener.skipping
@@ -281,6 +304,7 @@ class Fanout:
             self._counts[count] += 1
             if count == Count.LAPPED:
                 sockets.reset_at_close(listener.sock)
+                listener.lapped = True
             self.leave(listener, reason)
 
     def join(self, listener: Listener, seq: int, behind: int) -> None:
@@ -303,11 +327,26 @@ class Fanout:
         listener.joined_us = self._clock.monotonic_us()
         kind = KIND_ICY if listener.playhead.meta_at != NEVER else KIND_RAW
         listener.row = self._table.claim(stream.entry.index, kind, listener.playhead.pos)
+        catch_up.checkpoint(listener, self._table)
         self.listeners.add(listener)
         self._count(listener, 1)
         stream.counts[StreamCount.STARTED] += 1
         self._poller.change(listener.fd, WRITE, listener)
         self.push(listener, catch_up.FIRST_SEND_BYTES)
+        self._on_join(listener)
+
+    def adopt(self, listener: Listener, distance: int) -> None:
+        """Go on with a listener of another worker, whose playhead was worked out (worker/adoption.py) and whose row was claimed."""
+        stream, reader, due = listener.stream, listener.stream.reader, listener.stream.head
+        if distance:
+            pace = reader.pace(stream.head, self._clock.monotonic_us())
+            due = reader.seq_at_media(max(0, pace - distance), stream.head)
+        cohort = listener.cohort = self._cohort(stream, distance, due)
+        cohort.late.add(listener)
+        listener.lag_limit += max(0, cohort.pos - listener.playhead.pos)
+        self.listeners.add(listener)
+        self._count(listener, 1)
+        self._poller.watch(listener.fd, WRITE, listener)
 
     def _cohort(self, stream: Stream, distance: int, seq: int) -> Cohort:
         """The cohort of this distance in the next bucket in turn."""
@@ -329,13 +368,17 @@ class Fanout:
         """End a listener: its connection, its row, its place. Once only."""
         if listener not in self.listeners:
             return
-        self._on_end(listener, reason)
+        row_stays = self._on_end(listener, reason)
         self.listeners.discard(listener)
         self._parted.discard(listener)
         self._part(listener)
         self._count(listener, -1)
-        self._table.release(listener.row)
+        if not row_stays:
+            self._table.release(listener.row)
         self._poller.forget(listener.fd)
+        if listener.kept_id and not listener.lapped:  # the supervisor's duplicate would hold the line
+            with contextlib.suppress(OSError):
+                listener.sock.shutdown(socket.SHUT_RDWR)
         listener.sock.close()
 
     def _part(self, listener: Listener) -> None:

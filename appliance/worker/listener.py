@@ -71,11 +71,14 @@ class Listener:
 
     __slots__ = (
         "agent",
+        "ahead",
         "cohort",
         "crowd",
         "fd",
         "joined_us",
+        "kept_id",
         "lag_limit",
+        "lapped",
         "late",
         "leaving",
         "peer",
@@ -97,8 +100,9 @@ class Listener:
         self.agent = agent
         self.cohort: Cohort
         self.late = True
-        self.leaving = self.skipping = False
+        self.leaving = self.skipping = self.ahead = self.lapped = False
         self.row = -1
+        self.kept_id = 0
         self.lag_limit = stream.entry.max_buffer
         self.skips = self.joined_us = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from appliance.channel.messages import StreamEntry
@@ -67,7 +68,7 @@ class StreamTable:
         self._by_path: dict[str, Stream] = {}
         self.root: Stream | None = None
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Stream]:
         return iter(self._by_index.values())
 
     def add(self, entry: StreamEntry, ring_fd: int) -> None:
@@ -93,6 +94,10 @@ class StreamTable:
             for alias in stream.entry.aliases:
                 self._by_path.setdefault(alias.strip("/"), stream)
         self.root = next((stream for stream in self._by_index.values() if stream.entry.root), None)
+
+    def at(self, index: int) -> Stream | None:
+        """The stream of an index."""
+        return self._by_index.get(index)
 
     def get(self, name: str) -> Stream | None:
         """The stream of a key or an alias."""

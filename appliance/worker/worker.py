@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Final
 
 import appliance
 from appliance.channel.framing import BadMessage, Channel, ChannelClosed
-from appliance.channel.messages import AddStreams, Hello, Message, PassRequest, RemoveStream, Setup, Slots, Stop, StreamInfo
+from appliance.channel.messages import (
+    AddStreams,
+    Adopted,
+    AdoptListeners,
+    DropListeners,
+    Hello,
+    KeepListeners,
+    Kept,
+    Message,
+    Noted,
+    PassRequest,
+    RemoveStream,
+    Setup,
+    Slots,
+    Stand,
+    Stop,
+    StreamInfo,
+)
 from appliance.ring.columns import RingRefused
 from appliance.ring.counters import Count, CountersPage, StreamCount
 from appliance.ring.listeners import ListenerTable
 from appliance.system import doorbell, sockets
 from appliance.system.clock import SystemClock
 from appliance.wire.http_request import Request, RequestError
+from appliance.worker import adoption
 from appliance.worker.acceptor import Acceptor
 from appliance.worker.answers import Answers
 from appliance.worker.connection import Connection
 from appliance.worker.deadlines import Deadlines
 from appliance.worker.fanout import Fanout
+from appliance.worker.keeping import Keeping
 from appliance.worker.listener import Listener
 from appliance.worker.playhead import Playhead
 from appliance.worker.poller import Poller
@@ -34,6 +54,8 @@ PROBE_BYTES: Final = 8192
 """Audio a probe (`Range: bytes=0-1`) gets before its connection ends."""
 FLUSHED_CHECK_S: Final = 0.05
 """How often a worker that drains looks whose connection has taken everything."""
+KEEP_S: Final = 0.25
+"""How often the supervisor is told of listeners that lasted and that ended."""
 ORPHAN_DRAIN_S: Final = 5.0
 """A worker whose supervisor is gone sends what is due and ends within this time."""
 
@@ -73,6 +95,11 @@ class Worker:
             stream = self._streams.remove(message.index)
             if stream is not None:
                 self._fanout.end_stream(stream)
+        elif isinstance(message, AdoptListeners):
+            self._adopt(message, fds)
+            return
+        elif isinstance(message, Noted):
+            self._keeping.noted(message)
         elif isinstance(message, Stop):
             self.stop(message.drain_s)
         for fd in fds:
@@ -90,9 +117,13 @@ class Worker:
         self._answers = Answers(settings)
         self._settings = settings
         self._router = Router(settings, self._streams, self._answers, self._full)
-        table = ListenerTable(fds[1], writable=True)
-        self._fanout = Fanout(settings.send_interval, self._clock, self.poller, own, table, self._listener_ended)
+        self._table = ListenerTable(fds[1], writable=True)
+        self._keeping = Keeping(self._table, self._say, self._clock.monotonic_us)
+        self._fanout = Fanout(
+            settings.send_interval, self._clock, self.poller, own, self._table, self._listener_ended, self._keeping.joined
+        )
         self._loop.call_later(1.0, self._every_second)
+        self._loop.call_later(KEEP_S, self._keep)
         self._loop.call_later(settings.log_interval, self._every_log_interval)
 
     def _add_streams(self, message: AddStreams, fds: list[int]) -> None:
@@ -101,6 +132,34 @@ class Worker:
                 self._streams.add(entry, fd)
             except RingRefused as error:
                 self._log.log.error("cannot serve a stream", stream=entry.key, reason=str(error))
+
+    def _say(self, message: KeepListeners | DropListeners, fds: list[int]) -> bool:
+        try:
+            self._channel.send(message, fds)
+        except ChannelClosed:
+            return False
+        return True
+
+    def _keep(self) -> None:
+        self._keeping.tick()
+        self._loop.call_later(KEEP_S, self._keep)
+
+    def _adopt(self, message: AdoptListeners, fds: list[int]) -> None:
+        """Go on with the listeners of a worker that is gone. Heads are taken anew: that worker may have seen later ones than this."""
+        for stream in self._streams:
+            stream.learn()
+        kept = [self._adopt_one(stand, fd) for stand, fd in zip(message.listeners, fds, strict=True)]
+        with contextlib.suppress(ChannelClosed):
+            self._channel.send(Adopted(message.batch, kept))
+
+    def _adopt_one(self, stand: Stand, fd: int) -> Kept | None:
+        try:
+            listener = adoption.adopt(stand, fd, self._streams.at(stand.kept.stream), self._fanout, self._table)
+        except adoption.CannotGoOn as error:
+            self._log.trouble("a listener could not go on", str(error), peer=stand.kept.peer)
+            return None
+        self._fanout.adopt(listener, stand.kept.distance)
+        return self._keeping.known(listener)
 
     def _bad_message(self, error: BadMessage) -> None:
         self._log.log.error("message dropped", reason=str(error))
@@ -243,10 +302,11 @@ class Worker:
             return "this stream has as many listeners as it takes"
         return ""
 
-    def _listener_ended(self, listener: Listener, reason: str) -> None:
+    def _listener_ended(self, listener: Listener, reason: str) -> bool:
         self._log.ended(listener, reason, self._clock.monotonic_us())
         if self._stopping:
             self._loop.call_soon(self._end_if_idle)
+        return self._keeping.left(listener)
 
     def _fault(self, error: BaseException) -> None:
         self._log.log.error("a connection failed inside", exc_info=error)

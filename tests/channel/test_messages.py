@@ -9,12 +9,19 @@ from appliance.channel import framing, messages
 from appliance.channel.framing import BadMessage
 from appliance.channel.messages import (
     AddStreams,
+    Adopted,
+    AdoptListeners,
+    DropListeners,
     Hello,
+    KeepListeners,
+    Kept,
     Message,
+    Noted,
     PassRequest,
     RemoveStream,
     Setup,
     Slots,
+    Stand,
     Stop,
     StreamEntry,
     StreamInfo,
@@ -30,6 +37,11 @@ ONE_OF_EACH: list[Message] = [
     Slots([0, 2], [2]),
     Stop(2.5),
     PassRequest(bytes(range(256)), "::1"),
+    KeepListeners(7, [Kept(1, 2, 0, 8192, 1 << 40, 5, "10.0.0.1", "VLC/3")]),
+    DropListeners(8, [1, 2, 3]),
+    Noted(8),
+    AdoptListeners(9, [Stand(Kept(1, 2, 0), 100, 1 << 40, 1 << 41, 17, 3)]),
+    Adopted(9, [None, Kept(4, 5, 0)]),
 ]
 
 

@@ -18,9 +18,19 @@ import aiohttp
 from tests.process.live_server import wait_for
 
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --mute-audio --autoplay-policy=no-user-gesture-required --remote-debugging-port=0 --window-size=1000,1000"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required",
+    "--remote-debugging-port=0",
+    "--window-size=1000,1000",
+)
 STEP_S = 30.0
 
 

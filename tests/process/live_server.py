@@ -12,7 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -38,7 +38,8 @@ class LiveServer:
         self.config = tmp_path / "streammachine.toml"
         self.log_path = tmp_path / "server.log"
         streams = streams or f'[streams.test]\nsource_password = "{PASSWORD}"\nroot_route = true\n'
-        head = f'port = 0\nsource_port = 0\napi_port = 0\nbind = "127.0.0.1"\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n'
+        head = 'port = 0\nsource_port = 0\napi_port = 0\nbind = "127.0.0.1"\n'
+        head += f'state_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n'
         self.config.write_text(head + ("" if "workers" in top else "workers = 2\n") + top + "\n[log]\njson = true\n" + streams)
         self.process: subprocess.Popen[bytes] | None = None
         self.port = self.source_port = self.api_port = 0
@@ -129,11 +130,11 @@ def children(pid: int) -> list[int]:
 class Source:
     """An encoder in the test: sends bytes as told over SOURCE or PUT."""
 
-    def __init__(self, port: int, mount: str = "test", *, agent: str = "test-encoder", method: str = "SOURCE", mime: str = "audio/mpeg") -> None:
+    def __init__(self, port: int, mount: str = "test", *, agent: str = "test-encoder", method: str = "SOURCE") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
         token = b64encode(f"source:{PASSWORD}".encode()).decode()
         version = "HTTP/1.0" if method == "SOURCE" else "HTTP/1.1"
-        head = f"{method} /{mount} {version}\r\nAuthorization: Basic {token}\r\nUser-Agent: {agent}\r\nContent-Type: {mime}\r\n\r\n"
+        head = f"{method} /{mount} {version}\r\nAuthorization: Basic {token}\r\nUser-Agent: {agent}\r\nContent-Type: audio/mpeg\r\n\r\n"
         self.sock.sendall(head.encode())
         answer = self.sock.recv(4096)
         assert b" 200 " in answer, answer
@@ -235,10 +236,8 @@ class Player(threading.Thread):
 
     def close(self) -> None:
         """Leave."""
-        try:
+        with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         if self.ident is not None:
             self.join()
         self.sock.close()
@@ -256,7 +255,7 @@ def playing(*players: Player) -> Iterator[None]:
             player.close()
 
 
-def found_in(audio: bytes, source: bytes) -> int:
+def found_in(audio: bytes | bytearray, source: bytes) -> int:
     """Where `audio` starts in `source`; asserts that every byte of it is the source's, in order."""
     assert len(audio) > 2000, f"only {len(audio)} bytes of audio"
     start = source.find(audio[:2000])

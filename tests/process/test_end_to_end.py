@@ -42,7 +42,8 @@ def test_live_rewound_raw_and_icy_get_exactly_the_sources_frames(server: LiveSer
         wait_for(lambda: server.get("/live", method="HEAD")[0] == 200, "audio")
         time.sleep(1.0)
         stalled = Player(server.port, "/live", receive_buffer=4096)
-        players = [Player(server.port, path, icy=icy) for path in ("/live", "/live?offset=25", "/live?offset=50.5") for icy in (False, True)]
+        paths = ("/live", "/live?offset=25", "/live?offset=50.5")
+        players = [Player(server.port, path, icy=icy) for path in paths for icy in (False, True)]
         with playing(*players):
             time.sleep(5.0)
         stalled.sock.close()

@@ -57,6 +57,13 @@ class Player:
         return self.got[len(HEAD) :]
 
 
+def played(chunks: int = 40, **shape: int) -> Air:
+    """A ring with some audio."""
+    air = Air(**shape)
+    air.play(chunks)
+    return air
+
+
 class Studio:
     """One stream, its fan-out, its players. Nothing happens unless a test turns a round."""
 

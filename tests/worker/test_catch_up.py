@@ -11,18 +11,11 @@ import pytest
 from appliance.ring.counters import Count, StreamCount
 from tests.fakes import Air, entry
 from tests.worker.conftest import MakeStudio
-from tests.worker.studio import HEAD, Player, Studio
+from tests.worker.studio import HEAD, Player, Studio, played
 
 CHUNK = 8_000
 MAX_BUFFER = 65_536
 SMALL = 4_608  # the least send buffer of a Unix socket
-
-
-def played(chunks: int = 40) -> Air:
-    """A ring with some audio."""
-    air = Air()
-    air.play(chunks)
-    return air
 
 
 def rounds(studio: Studio, number: int, *reading: Player) -> None:

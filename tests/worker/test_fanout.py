@@ -11,16 +11,9 @@ import uvloop
 from appliance.ring.counters import Count, StreamCount
 from appliance.ring.listeners import KIND_ICY, KIND_RAW
 from appliance.worker.fanout import PHASES
-from tests.fakes import Air, entry
+from tests.fakes import entry
 from tests.worker.conftest import MakeStudio
-from tests.worker.studio import HEAD, Studio
-
-
-def played(chunks: int = 40, **shape: int) -> Air:
-    """A ring with some audio."""
-    air = Air(**shape)
-    air.play(chunks)
-    return air
+from tests.worker.studio import HEAD, Studio, played
 
 
 async def test_a_live_listener_gets_its_burst_at_once_and_then_every_byte(make_studio: MakeStudio) -> None:

@@ -10,16 +10,9 @@ import pytest
 
 from appliance.ring.counters import Count, StreamCount
 from appliance.worker.fanout import PHASES
-from tests.fakes import Air, entry
+from tests.fakes import entry
 from tests.worker.conftest import MakeStudio
-from tests.worker.studio import HEAD
-
-
-def played(chunks: int = 40, **shape: int) -> Air:
-    """A ring with some audio."""
-    air = Air(**shape)
-    air.play(chunks)
-    return air
+from tests.worker.studio import HEAD, played
 
 
 async def test_whoever_leaves_is_forgotten_and_the_others_go_on(make_studio: MakeStudio) -> None:

@@ -1,0 +1,93 @@
+"""What a worker does so that its listeners outlive it: tells the supervisor of those that lasted, and takes over those of others.
+
+The supervisor gets a duplicate of a listener's connection once it has lasted a second, so churn costs nothing. The row of a listener that
+ended is used again only when the supervisor has noted the end: else a crash could pair the old connection with the new listener's row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from appliance.channel.messages import DropListeners, KeepListeners, Kept, Noted
+from appliance.ring.listeners import ListenerTable
+from appliance.worker.listener import Listener
+
+LASTING_US: Final = 1_000_000
+"""MECHANICS 4: a connection in its first second may end with its worker."""
+BATCH: Final = 100
+"""Listeners a message: 40 KiB with the longest agents, half of the fds a message may carry."""
+
+
+class Sender(Protocol):
+    """The channel to the supervisor."""
+
+    def __call__(self, message: KeepListeners | DropListeners, fds: list[int]) -> bool:
+        """Send; False when that is not possible now."""
+
+
+class Keeping:
+    """`tick` several times a second. Ids are the worker's own; 0 means that the supervisor was not told."""
+
+    def __init__(self, table: ListenerTable, send: Sender, now_us: Callable[[], int]) -> None:
+        self._table, self._send, self._now_us = table, send, now_us
+        self._ids = itertools.count(1)
+        self._batches = itertools.count(1)
+        self._young: deque[Listener] = deque()
+        self._ended: list[tuple[int, int]] = []
+        self._unnoted: dict[int, list[int]] = {}
+
+    def joined(self, listener: Listener) -> None:
+        """A new listener: tell of it when it has lasted."""
+        self._young.append(listener)
+
+    def known(self, listener: Listener) -> Kept:
+        """Give a listener its id, as the supervisor is about to know it."""
+        listener.kept_id = next(self._ids)
+        return Kept(
+            listener.kept_id,
+            listener.row,
+            listener.stream.entry.index,
+            listener.playhead.interval,
+            listener.cohort.distance,
+            listener.joined_us,
+            listener.peer,
+            listener.agent,
+        )
+
+    def left(self, listener: Listener) -> bool:
+        """A listener ended; whether its row must stay until the supervisor has noted that."""
+        if not listener.kept_id:
+            return False
+        self._ended.append((listener.kept_id, listener.row))
+        return True
+
+    def noted(self, message: Noted) -> None:
+        """The supervisor has done a batch: rows of ended listeners are free."""
+        for row in self._unnoted.pop(message.batch, []):
+            self._table.release(row)
+
+    def tick(self) -> None:
+        """Tell of those that lasted, and of those that ended."""
+        lasting = self._lasting()
+        for start in range(0, len(lasting), BATCH):
+            some = lasting[start : start + BATCH]
+            if not self._send(KeepListeners(next(self._batches), [self.known(one) for one in some]), [one.fd for one in some]):
+                for one in some:
+                    one.kept_id = 0
+        if self._ended:
+            batch, ended = next(self._batches), self._ended[: BATCH * 10]
+            if self._send(DropListeners(batch, [id_ for id_, _ in ended]), []):
+                self._unnoted[batch] = [row for _, row in ended]
+                del self._ended[: len(ended)]
+
+    def _lasting(self) -> list[Listener]:
+        oldest = self._now_us() - LASTING_US
+        found: list[Listener] = []
+        while self._young and self._young[0].joined_us <= oldest:
+            listener = self._young.popleft()
+            if listener.sock.fileno() >= 0 and listener.row >= 0:
+                found.append(listener)
+        return found
