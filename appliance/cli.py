@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import appliance
 
 if TYPE_CHECKING:
-    from appliance.config.model import Config
+    from appliance.config.load import Loaded
     from appliance.supervisor.main import Ports, Roles
     from appliance.supervisor.station import Station
 
@@ -41,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the server in the foreground")
     _config_arguments(serve)
+    serve.add_argument("--takeover-fd", type=int, default=-1, help=argparse.SUPPRESS)  # from the generation before
+    serve.add_argument("--parent-fd", type=int, default=-1, help=argparse.SUPPRESS)  # to the first parent
     serve.set_defaults(role=_serve)
+
+    reload = commands.add_parser("reload", help="hand off to the code and config now on disk; exit 0 only when the new process serves")
+    _config_arguments(reload)
+    reload.set_defaults(role=_reload)
 
     demo = commands.add_parser("demo", help="no config, no encoder: a demo stream and a page to hear it on")
     demo.add_argument("--port", type=int, help="listener port (default: 8001, or a free one if that is taken)")
@@ -89,37 +97,83 @@ def _listen(arguments: argparse.Namespace) -> int:
     return player.run(arguments.url, arguments.seconds, arguments.icy)
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _reload(arguments: argparse.Namespace) -> int:
+    from appliance.clients import reload
+
+    return reload.run(_runtime_dir(arguments), sys.stdout, sys.stderr)
+
+
+def _runtime_dir(arguments: argparse.Namespace) -> Path:
+    """Where the running server is found; a configuration with errors elsewhere still says it, so that the server can say them."""
+    from appliance.config.load import find_path, runtime_dir_of
+
+    return runtime_dir_of(find_path(arguments.config, os.environ), os.environ, arguments.set)
+
+
+def _load(arguments: argparse.Namespace) -> Loaded | str:
+    """The configuration, or all its errors, a line each."""
     from appliance.config.load import ConfigInvalid, find_path, load
 
     try:
-        loaded = load(find_path(arguments.config, os.environ), os.environ, arguments.set)
+        return load(find_path(arguments.config, os.environ), os.environ, arguments.set)
     except ConfigInvalid as error:
-        for one in error.errors:
-            print(one, file=sys.stderr)  # noqa: T201 - before there is a log
+        return "\n".join(str(one) for one in error.errors)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    environment, parent_fd = dict(os.environ), arguments.parent_fd
+    if arguments.takeover_fd < 0 and "NOTIFY_SOCKET" not in os.environ:
+        from appliance.system import first_parent
+
+        parent_fd = first_parent.split()
+    loaded = _load(arguments)
+    if isinstance(loaded, str):
+        print(loaded, file=sys.stderr)  # noqa: T201 - before there is a log
+        if arguments.takeover_fd >= 0:
+            from appliance.supervisor import taking_over
+
+            taking_over.refuse(arguments.takeover_fd, loaded.replace("\n", "; "))
         return 1
     import structlog
 
     from appliance.supervisor import main as supervisor
+    from appliance.supervisor.handing_over import Command
     from appliance.system import logs
 
     logs.configure(loaded.config.log.level, loaded.config.log.json)
     for warning in loaded.warnings:
         structlog.get_logger().warning("configuration", warning=warning)
-    return supervisor.run(loaded.config, _roles(loaded.config, demo=False))
+    command = Command(_own_command(parent_fd), environment, str(Path.cwd()), (parent_fd,) if parent_fd >= 0 else ())
+    return supervisor.run(loaded.config, _roles(demo=False), supervisor.Start(command, arguments.takeover_fd, parent_fd))
+
+
+def _own_command(parent_fd: int) -> list[str]:
+    """How this process was started, without what only concerned this generation."""
+    words, found = iter(sys.orig_argv[1:]), [sys.executable]
+    for word in words:
+        if word in {"--takeover-fd", "--parent-fd"}:
+            next(words, None)
+        else:
+            found.append(word)
+    return [*found, "--parent-fd", str(parent_fd)]
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from appliance.clients import demo
     from appliance.supervisor import main as supervisor
+    from appliance.supervisor.handing_over import Command
     from appliance.system import logs
 
     logs.configure("warning", False)
     config, feed = demo.prepare(arguments.port)
-    return supervisor.run(config, _roles(config, demo=True), feed)
+    roles = _roles(demo=True)._replace(on_ready=feed)
+    try:
+        return supervisor.run(config, roles, supervisor.Start(Command([sys.executable, "-c", "exit(1)"], {}, "/")))
+    finally:
+        shutil.rmtree(config.runtime_dir, ignore_errors=True)  # made by this process, for itself
 
 
-def _roles(config: Config, *, demo: bool) -> Roles:
+def _roles(*, demo: bool) -> Roles:
     """The worker's code and the admin side, for the supervisor, which imports neither."""
     from appliance.supervisor.main import Roles
     from appliance.worker import main as worker
@@ -133,4 +187,4 @@ def _roles(config: Config, *, demo: bool) -> Roles:
         runner = await serve_on(make_app(StationView(station, ports, started_at), demo=demo), api_socket)
         return runner.cleanup
 
-    return Roles(worker.run, worker.__name__, start_control)
+    return Roles(worker.run, worker.__name__, start_control, "appliance.control.app")

@@ -13,7 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -39,7 +39,7 @@ class BadMessage(Exception):
     """A message that cannot be used (unknown kind, wrong types, fds lost on the way); says why."""
 
 
-def encode(message: Message, fd_count: int) -> bytes:
+def encode(message: msgspec.Struct, fd_count: int) -> bytes:
     """A packet: u16 number of fds (little-endian), then the msgpack map. Raises ValueError beyond the limits."""
     packet = fd_count.to_bytes(_HEAD_BYTES, "little") + _ENCODER.encode(message)
     if len(packet) > MAX_BYTES or fd_count > MAX_FDS:
@@ -47,13 +47,13 @@ def encode(message: Message, fd_count: int) -> bytes:
     return packet
 
 
-def decode(packet: bytes, fds: Sequence[int]) -> Message:
-    """The message of a packet. Raises BadMessage."""
+def decode(packet: bytes, fds: Sequence[int], decoder: msgspec.msgpack.Decoder[Any] = _DECODER) -> Any:
+    """The message of a packet, of the kinds `decoder` knows (those between supervisor and worker). Raises BadMessage."""
     expected = int.from_bytes(packet[:_HEAD_BYTES], "little")
     if expected != len(fds):
         raise BadMessage(f"{len(fds)} of {expected} file descriptors arrived (is this process at its limit?)")
     try:
-        return _DECODER.decode(packet[_HEAD_BYTES:])
+        return decoder.decode(packet[_HEAD_BYTES:])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(str(error)) from error
 
@@ -86,20 +86,27 @@ class Channel:
     def __init__(
         self,
         sock: socket.socket,
-        on_message: Callable[[Message, list[int]], None],
+        on_message: Callable[[Any, list[int]], None],
         on_closed: Callable[[], None],
         on_bad: Callable[[BadMessage], None],
+        decoder: msgspec.msgpack.Decoder[Any] = _DECODER,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_closed, self._on_bad = on_message, on_closed, on_bad
+        self._decoder = decoder
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._open = True
         self._delivered = 0
         self._loop.add_reader(sock, self._readable)
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+    @property
+    def is_flushed(self) -> bool:
+        """Whether everything was sent; also when it is closed."""
+        return not self._queue
+
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         """Send, or queue when the peer is busy. Fds are duplicated if they must wait; the caller keeps its own. Raises ChannelClosed."""
         if not self._open:
             raise ChannelClosed("the channel is closed")
@@ -160,7 +167,7 @@ class Channel:
     def _deliver(self, packet: bytes, fds: list[int]) -> None:
         self._delivered += 1
         try:
-            message = decode(packet, fds)
+            message = decode(packet, fds, self._decoder)
         except BadMessage as error:
             for fd in fds:
                 os.close(fd)

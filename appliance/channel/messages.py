@@ -95,6 +95,18 @@ class Stop(msgspec.Struct, tag="stop"):
     drain_s: float = 5.0
 
 
+class LetGo(msgspec.Struct, tag="let_go"):
+    """Supervisor to worker: another generation takes over. Accept and send no more, checkpoint every listener, tell of those that are
+    not known yet, give back the requests that are half read, and end."""
+
+
+class HalfRead(msgspec.Struct, tag="half_read"):
+    """A connection whose request is not complete: worker to supervisor when it lets go, supervisor to worker to go on with it. Fds: it."""
+
+    received: bytes
+    peer: str
+
+
 class PassRequest(msgspec.Struct, tag="pass_request"):
     """Worker to supervisor: a request that is not for a worker. Fds: the connection. `received`: every byte read from it so far."""
 
@@ -172,6 +184,8 @@ Message = (
     | RemoveStream
     | Slots
     | Stop
+    | LetGo
+    | HalfRead
     | PassRequest
     | KeepListeners
     | DropListeners

@@ -52,12 +52,14 @@ def prepare(port: int | None) -> tuple[Config, Callable[[Ports], Awaitable[Stop]
     first = PORT if port is None else port
     free = port is not None or _all_free(first)
     stream = StreamConfig(seconds=WINDOW_S, burst=BURST_S, root_route=True, source_password=Secret(password), meta_title=TITLE)
+    folder = Path(tempfile.gettempdir()) / f"streammachine-demo-{os.getpid()}"  # the command removes it at the end
     config = Config(
         port=first if free else 0,
         source_port=first + 1 if free and first else 0,
         api_port=first + 2 if free and first else 0,
         bind="127.0.0.1",
-        runtime_dir=Path(tempfile.gettempdir()) / f"streammachine-demo-{os.getpid()}",
+        runtime_dir=folder,
+        state_dir=folder,
         streams={KEY: stream},
     )
     return config, lambda ports: _feed(ports, password)

@@ -50,6 +50,19 @@ def load(path: Path | None, environ: Mapping[str, str], sets: Sequence[str] = ()
     return Loaded(_inherit(config), problems.warnings, path)
 
 
+def runtime_dir_of(path: Path, environ: Mapping[str, str], sets: Sequence[str] = ()) -> Path:
+    """`runtime_dir` alone, also of a configuration with errors elsewhere; the default where it cannot be read."""
+    problems = Problems()
+    try:
+        tree = _file_tree(path, problems)
+    except ConfigInvalid:
+        tree = {}
+    layers.from_environment(environ, tree, problems)
+    layers.from_sets(sets, tree, problems)
+    found = tree.get("runtime_dir")
+    return Path(found) if isinstance(found, str | Path) else Config().runtime_dir
+
+
 def _file_tree(path: Path, problems: Problems) -> Tree:
     if _is_missing(path):
         hint = f"name one with --config or ${PATH_VARIABLE}" if path == DEFAULT_PATH else "a TOML or JSON file"

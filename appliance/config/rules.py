@@ -27,8 +27,6 @@ NOT_YET: Final = frozenset(
         "hls.segment_duration",
         "hls.limit_full_index",
         "admin.on_listener_port",
-        "rewind_dump.dir",
-        "rewind_dump.frequency",
         "redis.server",
         "redis.key",
         "analytics.es_uri",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from appliance.ingest.media_clock import MediaClock
-from appliance.ring.layout import MEDIA_HZ, TITLE_SPACING_S, Flag
+from appliance.ring.columns import Epoch
+from appliance.ring.layout import MEDIA_HZ, TITLE_SPACING_S, Flag, Word
 from appliance.ring.writer import AudioInfo, Chunk, RingWriter
 from appliance.system.clock import Clock
 from appliance.wire.frames import AudioFormat, Frame
@@ -33,13 +34,24 @@ class Chunker:
         self._held_bytes = self._held_ticks = self._began_us = 0
         self._hold_until_us: int | None = None
         self._awaited = self._fresh = False
-        self._title: tuple[bytes, bytes] = (b"", b"")
+        self._again_bytes = 0
+        self._title: tuple[bytes, bytes] = _last_title(writer)
         self._wanted: tuple[bytes, bytes] | None = None
 
     @property
     def frames_held(self) -> int:
         """Frames that were fed and are not in the ring yet: the last ones."""
         return len(self._held)
+
+    @property
+    def head_pos(self) -> int:
+        """The ring's position of the next byte that is published."""
+        return self._writer.head_pos
+
+    @property
+    def wanted_title(self) -> tuple[bytes, bytes] | None:
+        """A title that was asked for and is not in the ring yet: for the process that goes on with the ring (`want_title`)."""
+        return self._wanted
 
     @property
     def offset_us(self) -> int:
@@ -50,9 +62,18 @@ class Chunker:
         """A source starts to feed: its first frame and what comes in the next moment are its connect burst."""
         self.finish()
         self._awaited = self._fresh = True
+        self._again_bytes = 0
+
+    def resume(self, again_bytes: int, *, fresh: bool) -> None:
+        """Go on with a source that another process fed: the first `again_bytes` of what comes are in the ring already. `fresh`: nothing of
+        this source is, so it begins here. No epoch, no discontinuity; labels go on by samples from the newest chunk's end."""
+        self._again_bytes = again_bytes
+        self._awaited = self._fresh = fresh
 
     def feed(self, frames: Sequence[Frame]) -> int:
         """Take frames; returns how many chunks were published."""
+        if self._again_bytes:
+            frames = self._not_again(frames)
         if self._awaited and frames:
             self._awaited, self._held_ticks = False, 0
             self._began_us = self._clock.monotonic_us()
@@ -62,6 +83,15 @@ class Chunker:
         if self._hold_until_us is not None:
             self._date_burst(frames)
         return self.poll()
+
+    def _not_again(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Without those that are in the ring."""
+        for at, frame in enumerate(frames):
+            if self._again_bytes < len(frame.data):
+                self._again_bytes = 0
+                return frames[at:]
+            self._again_bytes -= len(frame.data)
+        return []
 
     def _date_burst(self, frames: Sequence[Frame]) -> None:
         """When the burst's first sample was heard, at the latest: so that none of these frames ends later than now."""
@@ -135,11 +165,11 @@ class Chunker:
         last, self._format = self._format, found
         if last is found or (last is not None and last.same_codec(found)):
             return False
-        old = self._writer.epoch()
+        old, heard = self._writer.epoch(), _last_epoch(self._writer)
         audio = AudioInfo(found.stream_key, found.profile, found.sample_rate, found.channels, found.bitrate_bps)
         if old is None or old[1:] != (audio.rate, audio.channels, audio.bitrate_bps, audio.stream_key, audio.profile):
             self._writer.start_epoch(audio)
-        return old is not None and (old.profile, old.rate, old.channels) != (audio.profile, audio.rate, audio.channels)
+        return heard is not None and (heard.profile, heard.rate, heard.channels) != (audio.profile, audio.rate, audio.channels)
 
     def _apply_title(self) -> None:
         if self._wanted is None or not self._writer.title_due(TITLE_SPACING_S * MEDIA_HZ):
@@ -149,10 +179,32 @@ class Chunker:
         self._title, self._wanted = self._wanted, None
 
 
+def _last_slot(writer: RingWriter) -> int | None:
+    """Where the newest chunk's entry is; None for an empty ring."""
+    seq = writer.head_seq - 1
+    slot = seq & writer.columns.chunk_mask
+    return slot if seq >= 1 and writer.columns.view["seq"][slot] == seq else None
+
+
+def _last_epoch(writer: RingWriter) -> Epoch | None:
+    """The newest chunk's epoch. The ring's newest may be one whose first chunk a killed process did not come to append."""
+    slot = _last_slot(writer)
+    return None if slot is None else writer.columns.epoch(writer.columns.view["epoch"][slot])
+
+
+def _last_title(writer: RingWriter) -> tuple[bytes, bytes]:
+    """What the ring's newest title says."""
+    columns, meta_id = writer.columns, writer.columns.words[Word.META_HEAD]
+    slot, at = meta_id & columns.meta_mask, columns.text_at(meta_id)
+    if meta_id == 0 or columns.view["meta_seq"][slot] != meta_id:
+        return b"", b""
+    split = at + columns.view["meta_title_bytes"][slot]
+    return columns.map[at:split], columns.map[split : split + columns.view["meta_url_bytes"][slot]]
+
+
 def _last_end_us(writer: RingWriter) -> int:
     """The end of the newest chunk's label; 0 for an empty ring."""
-    seq = writer.head_seq - 1
-    view, slot = writer.columns.view, seq & writer.columns.chunk_mask
-    if view["seq"][slot] != seq or seq < 1:
+    slot, view = _last_slot(writer), writer.columns.view
+    if slot is None:
         return 0
     return view["ts_us"][slot] + view["samples"][slot] * 1_000_000 // view["rate"][slot]

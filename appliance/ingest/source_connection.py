@@ -1,6 +1,9 @@
 """One connection of an encoder: request by request until one begins a source, then its body.
 
 Everything has a limit: the head (10 s, 16 KiB), a form (16 KiB), the first frame (10 s, 64 KiB), silence (`source_timeout`).
+
+From its begin on, a source can go on in another process, with its socket and its journal alone (`adopt`): the journal is told what the
+connection is before anything follows from it.
 """
 
 from __future__ import annotations
@@ -9,17 +12,18 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from appliance.ingest import source_request
+from appliance.ingest import source_answers, source_request
 from appliance.ingest.chunker import HOLD_US
 from appliance.ingest.mount import Mount, Source
 from appliance.ingest.source_body import SourceBody
-from appliance.ingest.source_request import Accept, Challenge, Decision, NewTitle, Options
+from appliance.ingest.source_record import SourceRecord, encoded, record_of, source_of
+from appliance.ingest.source_request import Accept, Challenge, Decision, NewTitle, Options, Refuse
 from appliance.ingest.trouble import TroubleLog
-from appliance.ring.journal import JournalRefused
+from appliance.ring.journal import JournalRefused, SourceJournal
+from appliance.system import tcp_info
 from appliance.wire import http_response
-from appliance.wire.basic_auth import challenge
 from appliance.wire.frames import Frame
 from appliance.wire.http_request import BareLine, Request, RequestError, RequestParser
 
@@ -36,11 +40,6 @@ LAST_READS: Final = 8
 WAKE_S: Final = 0.125
 """Audio that may wait in the socket before this process is woken (SO_RCVLOWAT, socket(7)); an end of the stream wakes at once, and
 `check` reads a rest that stays below."""
-ALLOWED: Final = "GET, HEAD, OPTIONS, SOURCE, PUT"
-"""PUT tells libshout to use HTTP/1.1 with Expect; POST is not there, so it sends titles by GET (CLIENTS.md)."""
-TITLE_DONE: Final = (
-    '<?xml version="1.0"?>\n<iceresponse><message>Metadata update successful</message><return>1</return></iceresponse>\n'
-)
 POKE: Final = b"!POKE"
 """libshout's look whether an ICY server is here: no password, nothing to tell the operator."""
 
@@ -55,14 +54,28 @@ class Server(Protocol):
     def now_s(self) -> float:
         """Monotonic seconds."""
 
+    def begun(self, connection: SourceConnection) -> None:
+        """It has become a source: from now on `source_fds` are enough to go on with it."""
+
     def gone(self, connection: SourceConnection) -> None:
         """It is closed."""
+
+
+class HalfRead(NamedTuple):
+    """A connection that is no source yet, for `SourceServer.adopt` in another process; `fd` stays its owner's."""
+
+    fd: int
+    peer: str
+    received: bytes
+    lone: bool
 
 
 class SourceConnection:
     """`received`: bytes another process has read already; `lone`: one request only, then Connection: close (listener port)."""
 
-    def __init__(self, sock: socket.socket, peer: str, server: Server, *, received: bytes = b"", lone: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, server: Server, *, received: bytes = b"", lone: bool = False, reads: bool = True
+    ) -> None:
         self.sock, self.peer = sock, peer
         self._server, self._lone = server, lone
         self._loop = asyncio.get_running_loop()
@@ -73,9 +86,84 @@ class SourceConnection:
         self._source: Source | None = None
         self._deadline_s = server.now_s() + HEAD_TIMEOUT_S
         self._consume: Callable[[], bool] = self._read_request
-        self._loop.add_reader(sock, self._readable)
-        if received:
-            self._loop.call_soon(self._feed, received)
+        self._unfed = received
+        self._paused, self._begun = True, False
+        if reads:
+            self.read_on()
+
+    @classmethod
+    def adopt(cls, sock: socket.socket, server: Server, journal: SourceJournal, record: SourceRecord, mount: Mount) -> SourceConnection:
+        """Another process's source, as its journal tells. Nothing is read before `go_on`; its mount must have it back by then
+        (`Mount.rejoin`). Raises JournalRefused."""
+        made = cls(sock, record.address, server, reads=False)
+        made._body = SourceBody.resume(journal, record.format, chunked=record.chunked)
+        made._mount, made._final_due, made._tcp_base = mount, record.final_due, record.tcp_base
+        source = source_of(record, made.close, made._note)
+        source.audio_bytes, source.bytes_received, source.format = made._body.audio_bytes, made._body.received_bytes, made._body.format
+        made._source, made._consume, made._begun = source, made._read_body, True
+        return made
+
+    def go_on(self) -> None:
+        """Parse what the other process had read and what may not be in the rings, then read on."""
+        assert self._source is not None and self._mount is not None  # noqa: S101 - adopt has set both
+        body, server = self._body, self._server
+        try:
+            body.journal.count_up_to(max(body.received_bytes, self._consumed_bytes() - self._tcp_base))
+        except JournalRefused as error:
+            self.close(str(error), faulty=True)
+            return
+        self._deadline_s = server.now_s() + (server.source_timeout_s if body.frame_count else FIRST_FRAME_S)
+        self._take(self._mount, self._source, body.replay())
+        if self.sock.fileno() >= 0:
+            self._loop.call_later(HOLD_US / 1e6, self._mount.poll)
+            self.read_on()
+
+    def _consumed_bytes(self) -> int:
+        """Bytes that were read from the socket in all; so many as the journal counts when the kernel does not tell."""
+        with contextlib.suppress(OSError):
+            consumed = tcp_info.consumed_bytes(self.sock) if self._tcp_base >= 0 else None
+            if consumed is not None:
+                return consumed
+        return self._body.received_bytes + self._tcp_base
+
+    @property
+    def source(self) -> Source | None:
+        """The source that this connection has become; None in the request phase."""
+        return self._source
+
+    @property
+    def mount(self) -> Mount | None:
+        """The mount of its source."""
+        return self._mount
+
+    @property
+    def source_fds(self) -> tuple[int, int]:
+        """Of a source: its socket and its journal."""
+        return self.sock.fileno(), self._body.journal.fd
+
+    def half_read(self) -> HalfRead:
+        """Of a connection that is no source yet: what was read of the request that it is in."""
+        head = self._parser.received
+        if self._request is not None:
+            head = head[: self._request.head_bytes] + self._form
+        return HalfRead(self.sock.fileno(), self.peer, head + self._unfed, self._lone)
+
+    def pause(self) -> None:
+        """Leave the socket alone: another process may go on with it."""
+        self._paused = True
+        self._loop.remove_reader(self.sock)
+
+    def read_on(self) -> None:
+        """Read when there is something (of an adopted socket what is less than its low-water mark, too: in `check`)."""
+        self._paused = False
+        self._loop.add_reader(self.sock, self._readable)
+        if self._unfed:
+            self._loop.call_soon(self._feed_first)
+
+    def _feed_first(self) -> None:
+        if not self._paused:
+            received, self._unfed = self._unfed, b""
+            self._feed(received)
 
     def _readable(self) -> None:
         for _ in range(READS_A_ROUND):
@@ -163,15 +251,11 @@ class SourceConnection:
         if isinstance(decision, Challenge):
             if decision.wrong:
                 self._trouble("source refused", decision.log)
-            answer = self._challenge(request, keep)
-        elif isinstance(decision, Options):
-            answer = http_response.head(204, [("Allow", ALLOWED), ("Connection", "keep-alive" if keep else "close")])
         elif isinstance(decision, NewTitle):
             decision.mount.title(decision.title, decision.url)
-            answer = _title_answer(decision, keep, head_only=request.method == "HEAD")
-        else:
+        elif isinstance(decision, Refuse):
             self._trouble("source refused", f"{decision.log} ({decision.status})")
-            answer = http_response.text(decision.status, decision.reason, head_only=request.method == "HEAD")
+        answer = source_answers.answer(decision, keep, head_only=request.method == "HEAD")
         if keep:
             self._say(answer)
         else:
@@ -183,11 +267,6 @@ class SourceConnection:
         if isinstance(decision, Challenge):
             return not decision.wrong and (request.method not in {"SOURCE", "PUT"} or source_request.leaves_body_out(request))
         return isinstance(decision, Options) or (isinstance(decision, NewTitle) and not self._lone)
-
-    def _challenge(self, request: Request, keep: bool) -> bytes:
-        headers = [("WWW-Authenticate", challenge("StreamMachine")), ("Allow", ALLOWED)]
-        head_only = request.method == "HEAD"
-        return http_response.text(401, "the source password is needed", headers, head_only=head_only, keep_alive=keep)
 
     def _say(self, data: bytes) -> None:
         """Answers are shorter than any send buffer; a peer that lets it fill up is closed by its deadline."""
@@ -210,23 +289,45 @@ class SourceConnection:
     # --- the body ---
 
     def _begin(self, request: Request, accept: Accept, rest: bytes) -> None:
-        settings = accept.mount.settings
+        settings, length = accept.mount.settings, request.content_length
         try:
-            self._body = SourceBody(settings.name, settings.format, chunked=request.chunked, length=request.content_length)
+            self._body = SourceBody.create(settings.name, settings.format, chunked=request.chunked, length=length, rest=rest)
         except (OSError, JournalRefused) as error:
             self._trouble("source refused", f"no memory for its journal: {error}")
             self._answer_last(http_response.text(503, "no room for another source"))
             return
+        self._tcp_base = self._bytes_before_body()
         protocol = f"{request.method} {request.protocol}/{request.version[0]}.{request.version[1]}"
         self._mount = accept.mount
-        self._source = Source(accept.user, accept.agent, self.peer, protocol, accept.info, self.close)
+        self._source = Source(accept.user, accept.agent, self.peer, protocol, accept.info, self.close, self._note)
         self._deadline_s = self._server.now_s() + FIRST_FRAME_S
         self._final_due = request.expects_continue
         self._say(http_response.CONTINUE if request.expects_continue else b"HTTP/1.0 200 OK\r\n\r\n")
         self._consume = self._read_body
         self._mount.join(self._source)
         if rest:
-            self._take(self._mount, self._source, self._body.put(rest))
+            self._take(self._mount, self._source, self._body.replay())
+
+    def _bytes_before_body(self) -> int:
+        """TCP bytes read before the journal's first; -1 where nobody counts them."""
+        with contextlib.suppress(OSError):
+            consumed = tcp_info.consumed_bytes(self.sock)
+            if consumed is not None:
+                return consumed - self._body.received_bytes
+        return -1
+
+    def _note(self) -> None:
+        """Keep in the journal whose connection this is."""
+        source, mount, body = self._source, self._mount, self._body
+        assert source is not None and mount is not None  # noqa: S101 - both are set before the mount has the source
+        try:
+            body.journal.describe(encoded(record_of(source, mount.settings, body.chunked, self._final_due, self._tcp_base)))
+        except JournalRefused as error:
+            self._trouble("a source will not survive this process", str(error))
+            return
+        if not self._begun:
+            self._begun = True
+            self._server.begun(self)
 
     def _read_body(self) -> bool:
         assert self._source is not None and self._mount is not None  # noqa: S101 - _begin has set both
@@ -275,7 +376,7 @@ class SourceConnection:
 
     def check(self, now_s: float) -> None:
         """Several times a second: read what is less than the low-water mark, end what takes too long."""
-        if self._source is not None:
+        if self._source is not None and self.sock.fileno() >= 0:
             self._readable()
         if self.sock.fileno() < 0 or now_s < self._deadline_s:
             return
@@ -297,20 +398,10 @@ class SourceConnection:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-        self._server.gone(self)
         if self._source is not None and self._mount is not None:
             last = self._body.flush()
             if last:
                 self._mount.frames(self._source, last)
             self._mount.leave(self._source, reason, faulty=faulty)
             self._body.close()
-
-
-def _title_answer(decision: NewTitle, keep: bool, *, head_only: bool) -> bytes:
-    body = ("OK\n" if decision.shoutcast else TITLE_DONE).encode()
-    headers = [
-        ("Content-Type", "text/plain" if decision.shoutcast else "text/xml"),
-        ("Content-Length", str(len(body))),
-        ("Connection", "keep-alive" if keep else "close"),
-    ]
-    return http_response.head(200, headers) + (b"" if head_only else body)
+        self._server.gone(self)

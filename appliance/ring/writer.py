@@ -18,9 +18,11 @@ import os
 import secrets
 import struct
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from appliance.ring.columns import Columns, Epoch, RingRefused
+from appliance.ring.dump_format import EPOCH, Position, Title, pack_epoch
 from appliance.ring.layout import (
     EPOCH_ROW,
     FIRST_SEQ,
@@ -135,6 +137,16 @@ class RingWriter:
         return self.columns.view["media_pos"][self.head_seq & self.columns.chunk_mask]
 
     @property
+    def tail_seq(self) -> int:
+        """The oldest chunk held."""
+        return self._words[Word.TAIL_SEQ]
+
+    @property
+    def window_ticks(self) -> int:
+        """The length of the window, in media ticks."""
+        return self._window
+
+    @property
     def appended_us(self) -> int:
         """Monotonic time of the last append; 0 before any."""
         return self._words[Word.APPENDED_US]
@@ -196,7 +208,7 @@ class RingWriter:
         words[Word.LIMIT_SEQ] = limit
         words[Word.LIMIT_POS] = pos[limit & mask]
 
-    def _store_data(self, pos: int, data: bytes) -> None:
+    def _store_data(self, pos: int, data: bytes | memoryview) -> None:
         at, capacity = pos % self.columns.capacity, self.columns.capacity
         first = min(len(data), capacity - at)
         self.columns.data[at : at + first] = data[:first]
@@ -291,6 +303,77 @@ class RingWriter:
         if since:
             self._words[Word.AWAY_SINCE_US] = 0
             self._words[Word.AWAY_CREDIT] += max(0, now_us - since) * MEDIA_HZ // 1_000_000
+
+    def begin_at(self, at: Position, now_us: int) -> None:
+        """A new ring, not shown to any reader yet, goes on from where another stood: same numbers, and nothing held. No source feeds it
+        since `now_us` (monotonic). Raises ValueError when it had audio, RingRefused as `append`."""
+        if self.head_seq != FIRST_SEQ:
+            raise ValueError("only an empty ring begins somewhere else")
+        _lock(self.fd)
+        words, view, mask = self._words, self.columns.view, self.columns.chunk_mask
+        for name, value in at.entry.items():
+            view[name][(at.head_seq - 1) & mask] = value
+        view["pos"][at.head_seq & mask], view["media_pos"][at.head_seq & mask] = at.head_pos, at.head_media
+        words[Word.META_HEAD], words[Word.EPOCH_HEAD] = at.entry["meta_id"], at.entry["epoch"]
+        self.put_rows([at.title] if at.title else [], [at.epoch] if at.epoch else [])
+        words[Word.DISCONTINUITIES], words[Word.DISCONTINUITIES_REMOVED] = at.discontinuities, at.discontinuities_removed
+        words[Word.MEDIA_SEQUENCE], words[Word.AWAY_CREDIT] = at.media_sequence, at.away_credit
+        words[Word.AWAY_SINCE_US] = max(1, now_us)
+        self._begin_from(at.head_seq, at.head_pos, at.entry["meta_id"] + 1)  # that title is the past's, too: not to be forgotten yet
+        words[Word.HEAD_SEQ] = at.head_seq
+
+    def _begin_from(self, seq: int, pos: int, meta_id: int) -> None:
+        """The oldest chunk held is `seq`, and nothing below it needs to be given back."""
+        words = self._words
+        words[Word.LIMIT_POS], words[Word.LIMIT_SEQ] = pos, seq
+        words[Word.TAIL_SEQ] = self._edge_seq = seq
+        self._punched, self._oldest_title = pos // PAGE_BYTES * PAGE_BYTES, max(FIRST_SEQ, meta_id)
+
+    def could_hold(self, seq: int, pos: int, epoch: int) -> bool:
+        """Whether an older chunk with these would not have to go with the next append, nor share its place with newer audio."""
+        must_pos = self.head_pos - self.columns.capacity + self._reserve_bytes + self._guard_bytes
+        must_seq = self.head_seq + 2 + RESERVE_SEQS - self.columns.geometry.chunk_slots + self._guard_seqs
+        oldest_epoch = self._words[Word.EPOCH_HEAD] - self.columns.geometry.epoch_slots + 2
+        return pos >= must_pos and seq >= must_seq and epoch >= oldest_epoch
+
+    def put_rows(self, titles: Sequence[Title], epochs: Sequence[Epoch]) -> None:
+        """Store rows of titles and epochs of the past, unless newer ones have taken their places."""
+        columns, words = self.columns, self._words
+        for title in titles:
+            slot, at = title.meta_id & columns.meta_mask, columns.text_at(title.meta_id)
+            if words[Word.META_HEAD] - columns.geometry.meta_slots < title.meta_id <= words[Word.META_HEAD]:
+                columns.map[at : at + len(title.title) + len(title.url)] = title.title + title.url
+                columns.view["meta_title_bytes"][slot], columns.view["meta_url_bytes"][slot] = len(title.title), len(title.url)
+                columns.view["meta_ts_us"][slot], columns.view["meta_pos"][slot] = title.ts_us, title.pos
+                columns.view["meta_seq"][slot] = title.meta_id
+        for epoch in epochs:
+            if words[Word.EPOCH_HEAD] - columns.geometry.epoch_slots < epoch.epoch <= words[Word.EPOCH_HEAD]:
+                columns.map[columns.epoch_at(epoch.epoch) : columns.epoch_at(epoch.epoch) + EPOCH.size] = pack_epoch(epoch)
+
+    def put_data(self, pos: int, data: bytes | memoryview) -> None:
+        """Store bytes of the past at their logical position; nobody sees them before `reach_back`."""
+        self._store_data(pos, data)
+
+    def reach_back(self, seq: int) -> None:
+        """Everything from the older chunk `seq` on, stored meanwhile below the tail, is held from now on."""
+        _lock(self.fd)
+        slot = seq & self.columns.chunk_mask
+        self._begin_from(seq, self.columns.view["pos"][slot], self.columns.view["meta_id"][slot])
+
+    def give_back(self, pos: int, meta_id: int) -> None:
+        """What was stored of the past from `pos` and title `meta_id` on, and is not held, costs memory no more."""
+        self._punched = min(self._punched, pos // PAGE_BYTES * PAGE_BYTES)
+        self._oldest_title = min(self._oldest_title, max(FIRST_SEQ, meta_id))
+        self._punch()
+
+    @property
+    def window_s(self) -> int:
+        """The window this ring was laid out for."""
+        return self._words[Word.WINDOW_S]
+
+    def unlock(self) -> None:
+        """Let another process write. The next append here takes the lock again, or raises RingRefused."""
+        fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give up the lock and the memory."""

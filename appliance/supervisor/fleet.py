@@ -80,10 +80,11 @@ class Place:
 
 
 class Fleet:
-    """`count` places, as many listening slots. Each event returns the actions to perform, in order."""
+    """`count` places and `slots` listening slots (as many, if not said). Each event returns the actions to perform, in order."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, slots: int | None = None) -> None:
         self.places = [Place() for _ in range(count)]
+        self.slots = count if slots is None else slots
         self._stopping = False
 
     def start(self, now_s: float) -> list[Action]:
@@ -160,12 +161,18 @@ class Fleet:
         return actions or [AllGone()]
 
     def _assign(self) -> Assign:
-        """Every slot to exactly one live worker: its own if that serves, else shared out (MECHANICS 8)."""
+        """Every slot to exactly one live worker, its own if that serves, else shared out; with fewer slots than workers, some share one
+        (MECHANICS 8)."""
         live = [place for place, one in enumerate(self.places) if one.phase is Phase.SERVING]
         slots: dict[int, list[int]] = {place: [] for place in live}
-        orphans = [slot for slot in range(len(self.places)) if slot not in slots]
+        orphans = [slot for slot in range(self.slots) if slot not in slots]
         for place in live:
-            slots[place].append(place)
+            if place < self.slots:
+                slots[place].append(place)
+        takers = sorted(live, key=lambda place: len(slots[place]))
         for turn, slot in enumerate(orphans if live else []):
-            slots[live[turn % len(live)]].append(slot)
+            slots[takers[turn % len(takers)]].append(slot)
+        for place in live:
+            if not slots[place] and self.slots:
+                slots[place].append(place % self.slots)
         return Assign(slots)

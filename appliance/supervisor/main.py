@@ -1,10 +1,16 @@
-"""The supervisor process: start everything in order, wait for the end, end everything in order."""
+"""The supervisor process: start everything in order, wait for the end, end everything in order.
+
+There are two beginnings, fresh and in place of a former generation (`Start.takeover_fd`), and two ends: `_stop`, and the commit of a
+handing over, which ends the process on the spot.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
+import importlib
 import json
 import os
 import signal
@@ -14,24 +20,38 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import sdnotify
 import structlog
 import uvloop
 
 import appliance
+from appliance.channel.messages import HalfRead
 from appliance.config.model import Config
-from appliance.supervisor.station import Station
-from appliance.supervisor.workers import WorkerEntry
-from appliance.system import processes, sockets
+from appliance.supervisor import heartbeat, listening
+from appliance.supervisor.command_socket import CommandSocket
+from appliance.supervisor.handing_over import Command, HandingOver
+from appliance.supervisor.listening import Listening
+from appliance.supervisor.station import Station, worker_settings
+from appliance.supervisor.taking_over import Inheritance, PredecessorGone, TakingOver
+from appliance.supervisor.workers import WorkerEntry, Workers
+from appliance.system import activation, first_parent, processes, sockets
+from appliance.system.activation import Inherited
 from appliance.system.clock import SystemClock
+from appliance.system.notify import Notifier
 
 EXIT_OK: Final = 0
 EXIT_CANNOT_START: Final = 1
+"""The configuration, or a port in use: another try would end the same way (the unit's RestartPreventExitStatus=)."""
+EXIT_CRASHED: Final = 70
+"""EX_SOFTWARE of sysexits(3): a fault of ours."""
+EXIT_TRY_AGAIN: Final = 75
+"""EX_TEMPFAIL: processes could not be started now."""
 STOP_TIMEOUT_S: Final = 8.0
 """Workers drain for 5 s; what is left after this is killed."""
 REFRESH_S: Final = 1.0
 PORTS_FILE: Final = "streammachine.json"
 """In runtime_dir: pid and ports of the running server, for the commands that look for it."""
+
+Ending = Callable[[], Awaitable[None]]
 
 
 class Ports(NamedTuple):
@@ -43,27 +63,46 @@ class Ports(NamedTuple):
 
 
 class Roles(NamedTuple):
-    """What the command line injects: the worker's code, and what is served on the admin port (`start(station, ports, socket, time)` -> `stop()`)."""
+    """What the command line injects: the worker's code, and what is served on the admin port.
+
+    `start_control(station, ports, socket, started_at)` gives what ends it; `on_ready(ports)`, if any, likewise.
+    """
 
     worker: WorkerEntry
     worker_module: str
-    start_control: Callable[[Station, Ports, socket.socket, float], Awaitable[Callable[[], Awaitable[None]]]]
+    start_control: Callable[[Station, Ports, socket.socket, float], Awaitable[Ending]]
+    control_module: str
+    on_ready: Callable[[Ports], Awaitable[Ending]] | None = None
+
+
+class Start(NamedTuple):
+    """How this process came to be. `takeover_fd`: the connection to the generation before, -1 for a fresh start; `tells`: to the first
+    parent (system/first_parent.py), -1 under a service manager."""
+
+    command: Command
+    takeover_fd: int = -1
+    tells: int = -1
 
 
 class CannotStart(Exception):
     """Why the server does not start, in words for the operator."""
 
 
-def run(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[Callable[[], Awaitable[None]]]] | None = None) -> int:
+def run(config: Config, roles: Roles, start: Start) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code."""
+    inherited = activation.inherit()  # before any child could inherit LISTEN_* and the fds
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the journal then says where the loop stood
     _leave_no_secrets()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the zygote must be single-threaded, and workers small
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, roles, on_ready))
-    except (CannotStart, sockets.CannotListen, processes.CannotLaunch) as error:
+            return runner.run(Server(config, roles, start, inherited).serve())
+    except (CannotStart, PredecessorGone, sockets.CannotListen, processes.CannotLaunch) as error:
         structlog.get_logger().error("cannot start", reason=str(error))
-        return EXIT_CANNOT_START
+        return EXIT_CANNOT_START if isinstance(error, sockets.CannotListen) else EXIT_TRY_AGAIN
+    except Exception:  # noqa: BLE001 - the last thing this process says
+        structlog.get_logger().exception("the supervisor failed")
+        return EXIT_CRASHED
 
 
 def _leave_no_secrets() -> None:
@@ -72,91 +111,188 @@ def _leave_no_secrets() -> None:
         del os.environ[name]
 
 
-async def _serve(config: Config, roles: Roles, on_ready: Callable[[Ports], Awaitable[Callable[[], Awaitable[None]]]] | None) -> int:
-    loop = asyncio.get_running_loop()
-    log = structlog.get_logger()
-    processes.raise_fd_limit()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "reload is not available in this release: restart instead")
-    count = config.workers or os.cpu_count() or 1
-    slots, source_socket, api_socket = _bind(config, count)
-    ports = Ports(*(sock.getsockname()[1] for sock in (slots[0], source_socket, api_socket)))
-    zygote = processes.Zygote([roles.worker_module])
-    await zygote.start()
-    station = Station(config, SystemClock(), slots, zygote, roles.worker)
-    stop_control = await roles.start_control(station, ports, api_socket, time.time())
-    station.workers.start()
-    try:
-        await asyncio.wait_for(station.workers.any_serving.wait(), processes.LAUNCH_TIMEOUT_S)
-    except TimeoutError:
+class Server:
+    """One generation."""
+
+    def __init__(self, config: Config, roles: Roles, start: Start, inherited: Inherited) -> None:
+        self._config, self._roles, self._start, self._inherited = config, roles, start, inherited
+        self._log = structlog.get_logger()
+        self._notifier = Notifier()
+        self._stopped = asyncio.Event()
+        self._zygote = processes.Zygote([roles.worker_module])
+        self._listening: Listening
+        self._station: Station
+        self._handing: HandingOver
+        self._endings: list[Ending] = []
+
+    async def serve(self) -> int:
+        """From the first step to the last; the exit code."""
+        loop = asyncio.get_running_loop()
+        processes.raise_fd_limit()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self._reload()))
+        workers = await self._start_workers()
+        taking = TakingOver(self._start.takeover_fd) if self._start.takeover_fd >= 0 else None
+        if taking is None:
+            await self._begin(workers)
+        else:
+            await self._go_on(workers, taking)
+        await self._open(workers)
+        if taking is not None:
+            taking.serving()
+        await self._stopped.wait()
+        await self._stop()
+        return EXIT_OK
+
+    async def _start_workers(self) -> Workers:
+        """The zygote with this release's code, and workers from it that wait to be armed."""
+        await self._zygote.start()
+        count = self._config.workers or os.cpu_count() or 1
+        return Workers(count, worker_settings(self._config), self._roles.worker, self._zygote)
+
+    async def _begin(self, workers: Workers) -> None:
+        """A fresh start: every port first, since a port in use is the commonest mistake."""
+        self._listening = listening.bind(self._config, self._inherited, len(workers.handles))
+        listening.close_unknown(self._inherited)
+        workers.start()
+        self._station = Station(self._config, SystemClock(), workers, {})
+        await self._station.dumps.start()
+
+    async def _go_on(self, workers: Workers, taking: TakingOver) -> None:
+        """In place of another generation: be ready, take everything, go on with it."""
+        workers.start()
+        importlib.import_module(self._roles.control_module)  # now, not while listeners wait
+        await _within(workers.prepared.wait(), "the workers of the new release do not start")
+        given = await taking.receive()
+        self._listening = Listening(
+            [activation.as_listening(fd) for fd in given.sockets["listener"]],
+            [activation.as_listening(fd) for fd in given.sockets["source"]],
+            activation.as_listening(given.sockets["api"][0]),
+        )
+        self._station = Station(self._config, SystemClock(), workers, given.rings)
+        for key, title in given.titles.items():
+            if key in self._station.feeds:
+                self._station.feeds[key].chunker.want_title(*title)
+        self._take_sources(given)
+        self._take_listeners(workers, given)
+        await self._station.dumps.start()
+
+    def _take_sources(self, given: Inheritance) -> None:
+        server = self._station.source_server
+        for fd, journal_fd in given.sources:
+            server.take_over(fd, journal_fd)
+        server.go_on()
+        for request, fd in given.requests:
+            if request.source_port:
+                server.adopt(socket.socket(fileno=fd), request.peer, received=request.received, lone=request.lone)
+            else:
+                self._station.workers.half_read(HalfRead(request.received, request.peer), fd)
+
+    def _take_listeners(self, workers: Workers, given: Inheritance) -> None:
+        """The old generation's stream numbers become this one's; a stream that is gone has none."""
+        numbers = {feed.key: feed.index for feed in self._station.feeds.values()}
+        for stand in given.stands:
+            stand.kept.stream = numbers.get(given.keys.get(stand.kept.stream, ""), -1)
+        workers.survivors.receive(given.stands, given.connections)
+
+    async def _open(self, workers: Workers) -> None:
+        """Serve: workers, sources, commands, and the word to whoever waits for it."""
+        ports = Ports(*(sock.getsockname()[1] for sock in (self._listening.slots[0], self._listening.sources[0], self._listening.api)))
+        workers.arm(self._listening.slots)
+        self._endings.append(await self._roles.start_control(self._station, ports, self._listening.api, time.time()))
+        await _within(workers.any_serving.wait(), "no worker serves: see the lines above", workers.kill_all)
+        for sock in self._listening.sources:
+            self._station.source_server.listen(sock)
+        self._handing = HandingOver(self._station, self._listening, self._start.command, self._commit)
+        await self._publish(ports)
+        gc.freeze()
+        where = {"port": ports.listener, "source_port": ports.source, "api_port": ports.api}
+        self._log.info("serving", release=appliance.__version__, **where, workers=len(workers.handles))
+        self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+        self._beat = heartbeat.Heartbeat(
+            self._notifier, lambda: not self._refreshing.done(), lambda: heartbeat.summary(self._station)
+        )
+        self._beat.start()
+        if self._roles.on_ready is not None:
+            self._endings.append(await self._roles.on_ready(ports))
+
+    async def _publish(self, ports: Ports) -> None:
+        """Where the commands of this machine find the server."""
+        folder = Path(self._config.runtime_dir)
+        found = {"pid": os.getpid(), "port": ports.listener, "source_port": ports.source, "api_port": ports.api}
+        self._commands = CommandSocket(folder, {"reload": self._reload})
+        try:
+            _write_ports(folder, found)
+            await self._commands.start()
+        except OSError as error:
+            text = "cannot write into runtime_dir: `streammachine reload` will not work"
+            self._log.warning(text, path=str(folder), reason=error.strerror)
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            self._station.refresh()
+
+    async def _reload(self) -> str:
+        """Hand over to the release and configuration on disk; "" once that serves, else why not."""
+        if self._handing.is_busy:
+            return "a reload is under way already"
+        if self._station.dumps.is_loading:
+            return "the rewind buffer is still being loaded from disk: try again in a moment"
+        self._notifier.reloading()
+        reason = await self._handing.ask()
+        if reason:
+            self._notifier.ready(heartbeat.summary(self._station))
+        return reason
+
+    def _commit(self, successor: int) -> None:
+        """The main process is another now: only this one may say so (testbed: NotifyAccess=main)."""
+        if self._start.tells >= 0:
+            first_parent.announce(self._start.tells, successor)
+        self._notifier.main_pid(successor)
+        self._notifier.barrier()
+        self._zygote.kill()
+
+    async def _stop(self) -> None:
+        """Sources first, so that their last frames are in the ring, which is dumped; meanwhile the workers send what is due; the rest."""
+        self._log.info("stopping")
+        await self._handing.stop()
+        self._beat.stop()
+        self._refreshing.cancel()
+        self._commands.remove()
+        station = self._station
+        station.stop_ingest()
+        saving = asyncio.ensure_future(station.dumps.finish(self._notifier.notify))
+        station.workers.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(station.workers.all_gone.wait(), STOP_TIMEOUT_S)
         station.workers.kill_all()
-        raise CannotStart("no worker serves: see the lines above") from None
-    station.source_server.listen(source_socket)
-    _write_ports(config, ports, log)
-    gc.freeze()
-    log.info("serving", release=appliance.__version__, port=ports.listener, source_port=ports.source, api_port=ports.api, workers=count)
-    sdnotify.SystemdNotifier().notify("READY=1")
-    refreshing = loop.create_task(_refresh(station))
-    end_ready = await on_ready(ports) if on_ready is not None else None
-    await stopped.wait()
-    log.info("stopping")
-    refreshing.cancel()
-    if end_ready is not None:
-        await end_ready()
-    await _stop(station, stop_control)
-    for sock in slots:
-        sock.close()
-    zygote.kill()
-    _remove_ports(config)
-    log.info("stopped")
-    return EXIT_OK
+        for end in reversed(self._endings):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(end(), STOP_TIMEOUT_S)
+        await saving
+        station.close()
+        for sock in self._listening.slots:
+            sock.close()
+        self._zygote.kill()
+        with contextlib.suppress(OSError):
+            (Path(self._config.runtime_dir) / PORTS_FILE).unlink()
+        self._log.info("stopped")
 
 
-def _bind(config: Config, count: int) -> tuple[list[socket.socket], socket.socket, socket.socket]:
-    """Every port, before anything else is started: a port in use is the commonest mistake."""
-    sockets.bound_alone(config.bind, config.port)
-    slots = sockets.slots(config.bind, config.port, count)
-    source = sockets.listening(config.bind, config.source_port, reuse_port=False)
-    api = sockets.listening(config.api_bind, config.api_port, reuse_port=False)
-    return slots, source, api
+def _write_ports(folder: Path, found: dict[str, int]) -> None:
+    """Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = (folder / PORTS_FILE).with_suffix(".new")
+    partial.write_text(json.dumps(found) + "\n")
+    partial.replace(folder / PORTS_FILE)
 
 
-async def _refresh(station: Station) -> None:
-    while True:
-        await asyncio.sleep(REFRESH_S)
-        station.refresh()
-
-
-async def _stop(station: Station, stop_control: Callable[[], Awaitable[None]]) -> None:
-    """Sources first, so that their last frames are in the ring; then the workers, who send what is due; then the rest."""
-    station.stop_ingest()
-    station.workers.stop()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(station.workers.all_gone.wait(), STOP_TIMEOUT_S)
-    station.workers.kill_all()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop_control(), STOP_TIMEOUT_S)
-    station.close()
-
-
-def _ports_path(config: Config) -> Path:
-    return Path(config.runtime_dir) / PORTS_FILE
-
-
-def _write_ports(config: Config, ports: Ports, log: structlog.stdlib.BoundLogger) -> None:
-    path = _ports_path(config)
-    found = {"pid": os.getpid(), "port": ports.listener, "source_port": ports.source, "api_port": ports.api}
+async def _within(event: Awaitable[object], failure: str, clean_up: Callable[[], None] = lambda: None) -> None:
+    """Wait as long as starting a process may take. Raises CannotStart."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".new")
-        partial.write_text(json.dumps(found) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        log.warning("cannot write into runtime_dir", path=str(path), reason=error.strerror)
-
-
-def _remove_ports(config: Config) -> None:
-    with contextlib.suppress(OSError):
-        _ports_path(config).unlink()
+        await asyncio.wait_for(event, processes.LAUNCH_TIMEOUT_S)
+    except TimeoutError:
+        clean_up()
+        raise CannotStart(failure) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
 
@@ -12,11 +13,12 @@ from appliance.channel.messages import PassRequest, StreamEntry, StreamInfo, Wor
 from appliance.config.model import Config, StreamConfig, mounts
 from appliance.ingest.chunker import Chunker
 from appliance.ingest.mount import Mount, MountSettings, SourceInfo, set_title
-from appliance.ingest.source_server import SourceServer
+from appliance.ingest.source_server import Released, SourceServer
+from appliance.ring.columns import RingRefused
 from appliance.ring.writer import RingWriter
-from appliance.supervisor.workers import WorkerEntry, Workers
+from appliance.supervisor.dumps import Dumps
+from appliance.supervisor.workers import Workers
 from appliance.system.clock import Clock
-from appliance.system.processes import Zygote
 
 MIMES = {"mp3": "audio/mpeg", "aac": "audio/aac"}
 
@@ -24,13 +26,16 @@ MIMES = {"mp3": "audio/mpeg", "aac": "audio/aac"}
 class StreamFeed:
     """One stream: its ring, its chunker, its entry as workers know it. Implements ingest's `Feed`."""
 
-    def __init__(self, index: int, key: str, config: StreamConfig, chunk_s: float, clock: Clock) -> None:
+    def __init__(
+        self, index: int, key: str, config: StreamConfig, chunk_s: float, clock: Clock, dumps: Dumps, writer: RingWriter
+    ) -> None:
         self.key, self.index, self.config = key, index, config
-        self.writer = RingWriter.create(key, config.seconds, chunk_s, config.max_buffer)
+        self.writer = writer
+        dumps.register(key, config.format, self.writer)  # before the chunker, which goes on from the ring's newest label
         self.chunker = Chunker(self.writer, clock, chunk_s)
         self.accepts_titles = config.accept_source_meta
         self.sent: StreamEntry | None = None
-        if config.meta_title or config.meta_url:
+        if (config.meta_title or config.meta_url) and writer.epoch() is None:  # a ring that goes on has its titles
             set_title(self.chunker, config.meta_title, config.meta_url)
 
     def entry(self, info: SourceInfo) -> StreamEntry:
@@ -60,18 +65,35 @@ class StreamFeed:
 class Station:
     """Owns everything but the processes' outer life (supervisor/main.py)."""
 
-    def __init__(
-        self, config: Config, clock: Clock, slots: list[socket.socket], zygote: Zygote, entry: WorkerEntry
-    ) -> None:
-        self.config, self.clock = config, clock
+    def __init__(self, config: Config, clock: Clock, workers: Workers, rings: Mapping[str, int]) -> None:
+        """`rings`: key -> memfd of the streams whose ring another generation has left (fds owned from now on)."""
+        self.config, self.clock, self.workers = config, clock, workers
         self._log = structlog.get_logger()
+        self.dumps = Dumps(dump_folder(config), config.rewind_dump.frequency, clock, self._on_audio)
         self.feeds = {
-            key: StreamFeed(index, key, stream, config.chunk_duration, clock)
+            key: StreamFeed(index, key, stream, config.chunk_duration, clock, self.dumps, self._ring_of(key, stream, rings.get(key)))
             for index, (key, stream) in enumerate(config.streams.items())
         }
         self.mounts = self._make_mounts()
         self.source_server = SourceServer(self.mounts, config.source_timeout)
-        self.workers = Workers(len(slots), worker_settings(config), entry, zygote, slots, self._entries, self._passed)
+        workers.streams, workers.on_request = self._entries, self._passed
+        for key in rings.keys() - self.feeds.keys():
+            self._log.warning("a stream is no longer configured: its buffer and its listeners end", stream=key)
+            os.close(rings[key])
+
+    def _ring_of(self, key: str, stream: StreamConfig, fd: int | None) -> RingWriter:
+        """The ring that was left, if it can be written; else a new one."""
+        if fd is not None:
+            try:
+                writer = RingWriter.attach(fd)
+            except RingRefused as error:
+                self._log.error("a stream's buffer is lost", stream=key, reason=str(error), alert=True)
+                os.close(fd)
+            else:
+                if writer.window_s != stream.seconds:
+                    self._log.warning("seconds: a new value counts from the next restart on", stream=key, now=writer.window_s)
+                return writer
+        return RingWriter.create(key, stream.seconds, self.config.chunk_duration, stream.max_buffer)
 
     def _make_mounts(self) -> Mapping[str, Mount]:
         feeds: dict[str, list[StreamFeed]] = {}
@@ -127,14 +149,29 @@ class Station:
             return
         self.source_server.adopt(sock, message.peer, received=message.received, lone=True)
 
+    def release(self) -> Released:
+        """Another generation takes over: stop writing to rings, reading from sources and sending to listeners. `workers.all_gone` says
+        when the workers have ended."""
+        released = self.source_server.release()
+        for feed in self.feeds.values():
+            feed.writer.unlock()
+        self.workers.let_go()
+        return released
+
     def stop_ingest(self) -> None:
         """End the sources; what they sent is published to the last frame."""
         self.source_server.close("the server stops")
 
     def close(self) -> None:
         """Let the rings go."""
+        self.dumps.close()
         for feed in self.feeds.values():
             feed.writer.close()
+
+
+def dump_folder(config: Config) -> Path:
+    """Where the rewind dumps are."""
+    return config.rewind_dump.dir or config.state_dir / "rewind"
 
 
 def worker_settings(config: Config) -> WorkerSettings:

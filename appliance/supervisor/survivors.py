@@ -8,7 +8,7 @@ serves, in batches. A second death on the way changes nothing: the old checkpoin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from appliance.channel.messages import Adopted, AdoptListeners, DropListeners, KeepListeners, Kept, Stand
@@ -84,13 +84,19 @@ class Survivors:
         self._agents.clear()
         return len(found)
 
-    def hand_over(self, place: int, send: Callable[[AdoptListeners, list[int]], None]) -> None:
-        """Give all orphans to this place's worker."""
+    def hand_over(self, homes: Sequence[tuple[int, Callable[[AdoptListeners, list[int]], None]]]) -> None:
+        """Give all orphans away, in batches that go round the homes: (place, how to send to its worker)."""
         while self.orphans:
             some, self.orphans = self.orphans[:BATCH], self.orphans[BATCH:]
             self._batches += 1
+            place, send = homes[self._batches % len(homes)]
             self._given.setdefault(place, {})[self._batches] = some
             send(AdoptListeners(self._batches, [one.stand for one in some]), [one.fd for one in some])
+
+    def receive(self, stands: Sequence[Stand], fds: Sequence[int]) -> None:
+        """Orphans of another generation; fds are owned from now on."""
+        self.orphans += [Orphan(fd, stand) for fd, stand in zip(fds, stands, strict=True)]
+        self._held += len(fds)
 
     def adopted(self, place: int, message: Adopted) -> None:
         """The worker goes on with a batch; where it cannot, the connection ends."""

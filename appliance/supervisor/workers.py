@@ -17,8 +17,10 @@ from appliance.channel.messages import (
     AddStreams,
     Adopted,
     DropListeners,
+    HalfRead,
     Hello,
     KeepListeners,
+    LetGo,
     Message,
     Noted,
     PassRequest,
@@ -58,6 +60,8 @@ class Handle:
         self.table_fd = -1
         self.held: set[int] = set()
         self.beat = 0
+        self.is_waiting = False
+        """Set up, and not armed yet."""
 
     def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send, unless the worker is gone: then its death is noticed elsewhere."""
@@ -73,7 +77,7 @@ class Handle:
 
 
 class Workers:
-    """The executor. `streams` gives the stream entries and ring fds for a worker that begins."""
+    """The executor. The workers it starts wait until it is armed."""
 
     def __init__(
         self,
@@ -81,23 +85,30 @@ class Workers:
         settings: WorkerSettings,
         entry: WorkerEntry,
         zygote: Zygote,
-        slots: list[socket.socket],
-        streams: Callable[[], list[tuple[StreamEntry, int]]],
-        on_request: Callable[[PassRequest, int], None],
     ) -> None:
         self.fleet = Fleet(count)
         self.handles = [Handle(place) for place in range(count)]
         self.doorbells = Doorbells()
         self.survivors = Survivors(max(0, fd_limit() - SPARE_FDS), self._too_many)
         self.all_gone = asyncio.Event()
-        self._settings, self._entry, self._zygote, self._slots = settings, entry, zygote, slots
-        self._streams, self._on_request = streams, on_request
+        self._settings, self._entry, self._zygote = settings, entry, zygote
+        self._slots: list[socket.socket] = []
+        self.streams: Callable[[], list[tuple[StreamEntry, int]]] = list
+        """The stream entries and ring fds for a worker that begins."""
+        self.on_request: Callable[[PassRequest, int], None] = lambda message, fd: os.close(fd)
+        """Who takes requests that are not for workers, with their fd."""
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger()
         self._timer: asyncio.TimerHandle | None = None
         self.any_serving = asyncio.Event()
+        self.prepared = asyncio.Event()
         self._orphaned_s = 0.0
+        self._is_armed = False
+        self._is_letting_go = False
+        self._is_gathering = False
+        """All places are new: orphans wait for all of them, so that they are spread."""
+        self._half_read: list[tuple[HalfRead, int]] = []
 
     def start(self) -> None:
         """Launch all."""
@@ -112,8 +123,7 @@ class Workers:
         """End what is left."""
         if self._timer is not None:
             self._timer.cancel()
-        for handle in self.handles:
-            handle.kill()
+        self.kill_processes()
 
     def tell_all(self, message: StreamInfo) -> None:
         """Send to every worker that serves."""
@@ -186,13 +196,15 @@ class Workers:
         if isinstance(message, Hello) and len(fds) == 1:
             self._welcome(handle, fds[0])
         elif isinstance(message, PassRequest) and len(fds) == 1:
-            self._on_request(message, fds[0])
+            self.on_request(message, fds[0])
         elif isinstance(message, KeepListeners) and len(fds) == len(message.listeners):
             self.survivors.keep(handle.place, message, fds)
             handle.tell(Noted(message.batch))
         elif isinstance(message, DropListeners):
             self.survivors.drop(handle.place, message)
             handle.tell(Noted(message.batch))
+        elif isinstance(message, HalfRead) and len(fds) == 1:
+            self.half_read(message, fds[0])
         elif isinstance(message, Adopted):
             self.survivors.adopted(handle.place, message)
         else:
@@ -204,7 +216,15 @@ class Workers:
         self.doorbells.add(handle.place, bell)
         others = [other.shown_fd for other in self.handles if other is not handle]
         handle.tell(Setup(handle.place, self._settings), [handle.counters_fd, handle.table_fd, *others])
-        streams = self._streams()
+        handle.is_waiting = True
+        if self._is_armed:
+            self._equip(handle)
+        elif all(one.is_waiting for one in self.handles):
+            self.prepared.set()
+
+    def _equip(self, handle: Handle) -> None:
+        handle.is_waiting = False
+        streams = self.streams()
         for start in range(0, len(streams), MAX_FDS // 2):
             batch = streams[start : start + MAX_FDS // 2]
             handle.tell(AddStreams([entry for entry, _ in batch]), [fd for _, fd in batch])
@@ -212,16 +232,66 @@ class Workers:
         self._find_homes(any_place=False, fresh=handle)
 
     def _find_homes(self, *, any_place: bool, fresh: Handle | None = None) -> None:
-        """Give orphans to the worker that was started for them or, when none comes, to any that serves."""
-        if not self.survivors.orphans:
+        """Give orphans to the worker that was started for them or, when none comes or all are new, to all that serve."""
+        if not (self.survivors.orphans or self._half_read):
             return
         serving = [one for one in self.handles if self.fleet.places[one.place].phase is Phase.SERVING]
-        if fresh in serving or (any_place and serving):
-            home = fresh if fresh in serving else min(serving, key=lambda one: one.counters.worker[Count.LISTENERS])
-            assert home is not None  # noqa: S101 - both branches name one
-            count = len(self.survivors.orphans)
-            self.survivors.hand_over(home.place, home.tell)
-            self._log.info("listeners go on", worker=home.place, count=count)
+        all_serve = len(serving) == len(self.handles)
+        homes = serving if any_place or all_serve else [one for one in serving if one is fresh and not self._is_gathering]
+        if not homes:
+            return
+        self._is_gathering = False
+        count = len(self.survivors.orphans)
+        self.survivors.hand_over([(home.place, home.tell) for home in homes])
+        for turn, (message, fd) in enumerate(self._half_read):
+            homes[turn % len(homes)].tell(message, [fd])
+            os.close(fd)
+        self._half_read.clear()
+        self._log.info("listeners go on", workers=[home.place for home in homes], count=count)
+
+    # --- another generation ---
+
+    def arm(self, slots: list[socket.socket]) -> None:
+        """The workers that were started in advance may serve now: on these slots, with the streams that there are."""
+        self._slots = slots
+        self.fleet.slots = len(slots)
+        self._is_armed = self._is_gathering = True
+        self._orphaned_s = self._loop.time()
+        for handle in self.handles:
+            if handle.is_waiting:
+                self._equip(handle)
+
+    def let_go(self) -> None:
+        """Have all workers give up their listeners; `all_gone` is set when they have ended, `survivors.orphans` holds them then."""
+        self._is_letting_go = True
+        self.all_gone.clear()
+        self.fleet.stop(self._loop.time())
+        for handle in self.handles:
+            handle.tell(LetGo())
+        if not any(handle.process for handle in self.handles):
+            self.all_gone.set()
+
+    def take_back(self) -> None:
+        """Serve on after `let_go`: new workers of this release, from the zygote, take up what the old ones let go."""
+        self._is_letting_go = False
+        self._is_gathering = True
+        self._orphaned_s = self._loop.time()
+        self.fleet = Fleet(len(self.handles), len(self._slots))
+        self._perform(self.fleet.start(self._loop.time()))
+
+    def half_read(self, message: HalfRead, fd: int) -> None:
+        """A request to be gone on with by one of the workers; the fd is owned from now on."""
+        self._half_read.append((message, fd))
+
+    @property
+    def half_read_requests(self) -> list[tuple[HalfRead, int]]:
+        """The requests that workers let go; their fds stay this process's."""
+        return self._half_read
+
+    def kill_processes(self) -> None:
+        """End the processes that are left, and no more than that: what follows is the fleet's."""
+        for handle in self.handles:
+            handle.kill()
 
     def _too_many(self, limit: int) -> None:
         self._log.warning("more listeners than connections that can be held twice: the rest ends with its worker", limit=limit)
@@ -250,7 +320,10 @@ class Workers:
             handle.channel.drain()
             handle.channel.close()
         handle.channel = None
-        if self.fleet.places[handle.place].phase is Phase.DRAINING:
+        handle.is_waiting = False
+        if self._is_letting_go:
+            self.survivors.worker_gone(handle.place, handle.table_fd)
+        elif self.fleet.places[handle.place].phase is Phase.DRAINING:
             self.survivors.discard(handle.place)
         else:
             self._orphaned_s = self._loop.time()
@@ -258,5 +331,5 @@ class Workers:
         os.close(handle.table_fd)
         self.doorbells.remove(handle.place)
         handle.held = set()
-        handle.counters.clear_present(len(self._streams()))
+        handle.counters.clear_present(len(self.streams()))
         self._perform(self.fleet.died(handle.place, self._loop.time()))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 SIZE_LINE_MAX_BYTES: Final = 1_024  # a size has up to 16 digits; extensions are not used by encoders and are ignored
 TRAILERS_MAX_BYTES: Final = 8_192  # trailer lines are ignored, so they may not go on for ever
@@ -22,18 +22,54 @@ class BadChunk(Exception):
         self.payload = b""
 
 
+class ChunkState(NamedTuple):
+    """Where a decoder stands, but for the line it is in: a decoder made from it goes on, fed from that line's first byte.
+
+    `phase`: "size" (a size line comes next), "chunk" (`left_bytes` of a chunk, then its line end), "trailer" (of which
+    `trailer_bytes` came), or "finished".
+    """
+
+    phase: str = "size"
+    left_bytes: int = 0
+    trailer_bytes: int = 0
+
+
 class ChunkedDecoder:
     """Feed it the body; it gives the payload. Lines may end with CRLF or a bare LF (RFC 9112 2.2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: ChunkState = ChunkState()) -> None:  # noqa: B008 - immutable
+        """`state`: a former decoder's. ValueError for one that no decoder gives."""
         self._line = bytearray()  # of the size, chunk end or trailer line now coming
-        self._left_bytes = 0  # of the chunk now coming
-        self._read_line: Callable[[bytes], None] = self._size_came
-        self._line_max_bytes = SIZE_LINE_MAX_BYTES
-        self._trailer_bytes = 0
+        self._left_bytes = state.left_bytes  # of the chunk now coming
+        self._trailer_bytes = state.trailer_bytes
         self._rest = bytearray()
         self._failure: str | None = None
-        self.finished = False
+        self.finished = state.phase == "finished"
+        self._read_line: Callable[[bytes], None] = self._size_came
+        self._line_max_bytes = SIZE_LINE_MAX_BYTES
+        self._enter(state)
+
+    def _enter(self, state: ChunkState) -> None:
+        if state.phase not in {"size", "chunk", "trailer", "finished"} or min(state[1:]) < 0:
+            raise ValueError(f"no state of a chunked body: {state}")
+        if state.phase == "chunk":
+            self._expect(self._chunk_end_came, len(b"\r\n"))
+        elif state.phase == "trailer":
+            self._expect(self._trailer_came, TRAILERS_MAX_BYTES - state.trailer_bytes)
+
+    @property
+    def state(self) -> ChunkState:
+        """Where it stands, without the line it is in."""
+        if self.finished:
+            return ChunkState("finished")
+        if self._read_line == self._trailer_came:
+            return ChunkState("trailer", 0, self._trailer_bytes)
+        return ChunkState("chunk" if self._read_line == self._chunk_end_came else "size", self._left_bytes)
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of the line it is in that were fed already."""
+        return len(self._line)
 
     @property
     def rest(self) -> bytes:

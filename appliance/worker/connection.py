@@ -74,6 +74,16 @@ class Connection:
         """Every byte of the present request read so far."""
         return self._parser.received
 
+    @property
+    def can_move(self) -> bool:
+        """Whether another process could go on with it: nothing unsent, not closing."""
+        return not (self._unsent or self._waiting or self._closing or self._lingering)
+
+    def go_on(self, received: bytes) -> None:
+        """Another process has read this much of a request."""
+        if received:
+            self._feed(received)
+
     def event(self, mask: int) -> None:
         """Readable, writable or gone."""
         if self._lingering:

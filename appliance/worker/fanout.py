@@ -407,6 +407,14 @@ class Fanout:
             self._ticker = None
         self._owed = 0
 
+    def let_go(self) -> None:
+        """Send nothing more, and checkpoint everybody where that is possible (not within a block: then the older one leads there)."""
+        self.stop()
+        for bucket in self._buckets:
+            for cohorts in bucket.values():
+                for cohort in cohorts.values():
+                    self._note(cohort)
+
     def drain(self) -> None:
         """Send everybody what is due now and end them: the level at once, the late when they are level."""
         self.stop()

@@ -69,9 +69,9 @@ class Keeping:
         for row in self._unnoted.pop(message.batch, []):
             self._table.release(row)
 
-    def tick(self) -> None:
+    def tick(self, *, young_too: bool = False) -> None:
         """Tell of those that lasted, and of those that ended."""
-        lasting = self._lasting()
+        lasting = self._lasting(young_too)
         for start in range(0, len(lasting), BATCH):
             some = lasting[start : start + BATCH]
             if not self._send(KeepListeners(next(self._batches), [self.known(one) for one in some]), [one.fd for one in some]):
@@ -83,8 +83,12 @@ class Keeping:
                 self._unnoted[batch] = [row for _, row in ended]
                 del self._ended[: len(ended)]
 
-    def _lasting(self) -> list[Listener]:
-        oldest = self._now_us() - LASTING_US
+    def tell_all(self) -> None:
+        """Tell of everybody at once, also of the youngest: this worker is about to let go."""
+        self.tick(young_too=True)
+
+    def _lasting(self, young_too: bool) -> list[Listener]:
+        oldest = self._now_us() - (0 if young_too else LASTING_US)
         found: list[Listener] = []
         while self._young and self._young[0].joined_us <= oldest:
             listener = self._young.popleft()

@@ -11,6 +11,7 @@ import socket
 import structlog
 import uvloop
 
+from appliance.channel.framing import ChannelClosed
 from appliance.system import logs, processes
 from appliance.worker.worker import Worker
 
@@ -28,6 +29,8 @@ def run(channel: processes.FdArgument, log_level: str, log_json: bool) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(sock))
         code = 0
+    except ChannelClosed:
+        code = 0  # the supervisor was gone before this worker could say hello
     except Exception:  # noqa: BLE001 - the last thing this process says
         structlog.get_logger().exception("the worker failed")
     finally:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import appliance
 from appliance.channel.framing import BadMessage, Channel, ChannelClosed
@@ -15,9 +16,11 @@ from appliance.channel.messages import (
     Adopted,
     AdoptListeners,
     DropListeners,
+    HalfRead,
     Hello,
     KeepListeners,
     Kept,
+    LetGo,
     Message,
     Noted,
     PassRequest,
@@ -56,6 +59,8 @@ FLUSHED_CHECK_S: Final = 0.05
 """How often a worker that drains looks whose connection has taken everything."""
 KEEP_S: Final = 0.25
 """How often the supervisor is told of listeners that lasted and that ended."""
+SAID_CHECK_S: Final = 0.002
+"""How often a worker that lets go looks whether the supervisor has read all; the supervisor ends it after a limit of its own."""
 ORPHAN_DRAIN_S: Final = 5.0
 """A worker whose supervisor is gone sends what is due and ends within this time."""
 
@@ -75,35 +80,49 @@ class Worker:
         self._stopping = False
         self._bell = doorbell.create()
         self._loop.add_reader(self._bell, self._rung)
+        self._handlers = self._kinds()
         self._channel = Channel(channel_socket, self._told, self._orphaned, self._bad_message)
         self._channel.send(Hello(os.getpid(), release=appliance.__version__), [self._bell])
 
     # --- what the supervisor says ---
 
+    def _kinds(self) -> dict[type, Callable[[Any, list[int]], bool | None]]:
+        """What to do with each kind of message; True when that has taken the fds."""
+        return {
+            Setup: self._set_up,
+            AddStreams: self._add_streams,
+            StreamInfo: self._stream_info,
+            RemoveStream: self._remove_stream,
+            Slots: self._hold_slots,
+            AdoptListeners: self._adopt,
+            Noted: lambda message, fds: self._keeping.noted(message),
+            HalfRead: self._go_on,
+            LetGo: lambda message, fds: self._let_go(),
+            Stop: lambda message, fds: self.stop(message.drain_s),
+        }
+
     def _told(self, message: Message, fds: list[int]) -> None:
-        if isinstance(message, Setup):
-            self._set_up(message, fds)
-        elif isinstance(message, AddStreams):
-            self._add_streams(message, fds)
-        elif isinstance(message, Slots):
-            self._acceptor.hold(message.slots, dict(zip(message.added, fds, strict=True)))
-            return
-        elif isinstance(message, StreamInfo):
-            self._answers.forget(message.stream.index)
-            self._streams.update(message.stream)
-        elif isinstance(message, RemoveStream):
-            stream = self._streams.remove(message.index)
-            if stream is not None:
-                self._fanout.end_stream(stream)
-        elif isinstance(message, AdoptListeners):
-            self._adopt(message, fds)
-            return
-        elif isinstance(message, Noted):
-            self._keeping.noted(message)
-        elif isinstance(message, Stop):
-            self.stop(message.drain_s)
-        for fd in fds:
-            os.close(fd)
+        handle = self._handlers.get(type(message))
+        if handle is None or not handle(message, fds):
+            for fd in fds:
+                os.close(fd)
+
+    def _hold_slots(self, message: Slots, fds: list[int]) -> bool:
+        self._acceptor.hold(message.slots, dict(zip(message.added, fds, strict=True)))
+        return True
+
+    def _stream_info(self, message: StreamInfo, fds: list[int]) -> None:
+        self._answers.forget(message.stream.index)
+        self._streams.update(message.stream)
+
+    def _remove_stream(self, message: RemoveStream, fds: list[int]) -> None:
+        stream = self._streams.remove(message.index)
+        if stream is not None:
+            self._fanout.end_stream(stream)
+
+    def _go_on(self, message: HalfRead, fds: list[int]) -> bool:
+        Connection(socket.socket(fileno=fds[0]), message.peer, self).go_on(message.received)
+        return True
 
     def _set_up(self, message: Setup, fds: list[int]) -> None:
         """Fds: own counters page, own listener table, then the counters pages of the other slots (read-only use)."""
@@ -144,13 +163,14 @@ class Worker:
         self._keeping.tick()
         self._loop.call_later(KEEP_S, self._keep)
 
-    def _adopt(self, message: AdoptListeners, fds: list[int]) -> None:
+    def _adopt(self, message: AdoptListeners, fds: list[int]) -> bool:
         """Go on with the listeners of a worker that is gone. Heads are taken anew: that worker may have seen later ones than this."""
         for stream in self._streams:
             stream.learn()
         kept = [self._adopt_one(stand, fd) for stand, fd in zip(message.listeners, fds, strict=True)]
         with contextlib.suppress(ChannelClosed):
             self._channel.send(Adopted(message.batch, kept))
+        return True
 
     def _adopt_one(self, stand: Stand, fd: int) -> Kept | None:
         try:
@@ -186,6 +206,25 @@ class Worker:
         self._fanout.drain()
         self._loop.call_later(drain_s, self._ended.set)
         self._end_flushed()
+
+    def _let_go(self) -> None:
+        """Another generation takes over: leave every connection as it is, say where each stands, end when that is said."""
+        self._stopping = True
+        self._acceptor.close()
+        self._fanout.let_go()
+        self._keeping.tell_all()
+        for watched in self.poller.all():
+            if isinstance(watched, Connection) and watched.can_move:
+                with contextlib.suppress(ChannelClosed, ValueError):
+                    self._channel.send(HalfRead(watched.received, watched.peer), [watched.fd])
+        self.poller.close()
+        self._end_when_said()
+
+    def _end_when_said(self) -> None:
+        if self._channel.is_flushed:
+            self._ended.set()
+        else:
+            self._loop.call_later(SAID_CHECK_S, self._end_when_said)
 
     def _end_flushed(self) -> None:
         self._fanout.end_flushed()

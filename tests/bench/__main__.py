@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench import connect, fanout, many, memory
+from tests.bench import connect, fanout, many, memory, survive
 from tests.bench.audience import Options
 from tests.bench.programs import BenchFailure
 from tests.bench.report import Report
@@ -21,6 +21,7 @@ BENCHES: Final[dict[str, Callable[[Options, Report], None]]] = {
     many.NAME: many.run,
     connect.NAME: connect.run,
     memory.NAME: memory.run,
+    survive.NAME: survive.run,
 }
 FD_SPARE: Final = 1000
 """Descriptors that a server with `many` listeners needs beside them."""

@@ -112,6 +112,7 @@ class Desk:
         self.source_timeout_s = source_timeout_s
         self.trouble = TroubleLog()
         self.open: set[SourceConnection] = set()
+        self.begun_once: list[SourceConnection] = []
         self._encoders: list[Encoder] = []
 
     def _ring(self) -> None:
@@ -131,6 +132,9 @@ class Desk:
 
     def now_s(self) -> float:
         return self.clock.monotonic / 1e6
+
+    def begun(self, connection: SourceConnection) -> None:
+        self.begun_once.append(connection)
 
     def gone(self, connection: SourceConnection) -> None:
         self.open.discard(connection)

@@ -659,11 +659,12 @@ def test_settled_input_is_in_the_ring() -> None:
     for seed in range(12):
         random_ = random.Random(seed)
         most = random_.choice([10, 400, 2000, 30000])
-        body, out, known, at = SourceBody("test", "mp3"), 0, 0, 0
+        body, out, known, at = SourceBody.create("test", "mp3"), 0, 0, 0
         while at < len(AUDIO):
             piece = AUDIO[at : at + random_.randint(1, most)]
             at += len(piece)
-            known += len(body.put(piece))
+            body.journal.put(piece)
+            known += len(body.replay())
             out += random_.randint(0, known - out) if random_.random() < 0.3 else 0
             body.settle(known - out)
             first_waiting = ends_at[out - 1] if out else 0

@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = WAIT_S
 class LiveServer:
     """One server. `streams`: TOML text of the stream tables (a `test` stream by default); `top`: TOML text of top-level keys."""
 
-    def __init__(self, tmp_path: Path, *, streams: str = "", top: str = "") -> None:
+    def __init__(self, tmp_path: Path, *, streams: str = "", top: str = "", path_for_code: Path | None = None) -> None:
         self.path = tmp_path
         self.config = tmp_path / "streammachine.toml"
         self.log_path = tmp_path / "server.log"
@@ -43,6 +43,7 @@ class LiveServer:
         self.config.write_text(head + ("" if "workers" in top else "workers = 2\n") + top + "\n[log]\njson = true\n" + streams)
         self.process: subprocess.Popen[bytes] | None = None
         self.port = self.source_port = self.api_port = 0
+        self._path_for_code = path_for_code
 
     def __enter__(self) -> LiveServer:
         self.start()
@@ -56,6 +57,8 @@ class LiveServer:
     def start(self) -> None:
         """Start it and wait until it serves."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMMACHINE_")}
+        if self._path_for_code is not None:
+            environment["PYTHONPATH"] = str(self._path_for_code)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "appliance", "serve", "--config", str(self.config)],
@@ -63,14 +66,22 @@ class LiveServer:
                 stdout=log,
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                cwd=Path(__file__).parents[2],
+                cwd=self.path,
             )
         ports = self.path / "run" / "streammachine.json"
         wait_for(lambda: ports.exists() or self.process.poll() is not None, "the server to start")  # type: ignore[union-attr]
         assert self.process.poll() is None, f"the server ended: {self.log_text()}"
         found = json.loads(ports.read_text())
-        assert found["pid"] == self.process.pid
         self.port, self.source_port, self.api_port = found["port"], found["source_port"], found["api_port"]
+
+    @property
+    def pid(self) -> int:
+        """The supervisor that serves (its first parent is `process`)."""
+        return int(json.loads((self.path / "run" / "streammachine.json").read_text())["pid"])
+
+    def successors(self) -> list[int]:
+        """New generations that have not taken over."""
+        return [pid for pid in children(self.pid) if b"--takeover-fd" in command_line(pid)]
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -98,8 +109,8 @@ class LiveServer:
 
     def worker_pids(self) -> list[int]:
         """The workers: the zygote's children."""
-        assert self.process is not None
-        return sorted(pid for zygote in children(self.process.pid) for pid in children(zygote))
+        zygotes = [pid for pid in children(self.pid) if b"forkserver" in command_line(pid)]
+        return sorted(pid for zygote in zygotes for pid in children(zygote))
 
     def get(self, path: str, *, headers: str = "", method: str = "GET", port: int = 0) -> tuple[int, dict[str, str], bytes]:
         """A short request: status, headers, body up to its end."""
@@ -125,6 +136,14 @@ def children(pid: int) -> list[int]:
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def command_line(pid: int) -> bytes:
+    """A process's arguments; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 class Source:

@@ -77,11 +77,10 @@ def test_a_second_death_during_adoption_changes_nothing(tmp_path: Path, mp3: byt
 def test_brief_connections_leave_nothing_behind(tmp_path: Path, mp3: bytes) -> None:
     """Listeners that lasted and left: the supervisor's duplicates are closed, the peers see the end."""
     with LiveServer(tmp_path, streams=STREAMS) as server:
-        assert server.process is not None
         source = Source(server.source_port)
         with feeding(source, mp3, at_once_s=40):
             wait_for(lambda: server.get("/test", method="HEAD")[0] == 200, "audio")
-            descriptors = Path(f"/proc/{server.process.pid}/fd")
+            descriptors = Path(f"/proc/{server.pid}/fd")
             idle = len(list(descriptors.iterdir()))
             players = one_of_each(server)
             with playing(*players):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from appliance.ring.journal import JOURNAL_BYTES, JournalRefused, SourceJournal
+from appliance.ring.journal import DESCRIPTION_BYTES, JOURNAL_BYTES, MARK_BYTES, JournalRefused, SourceJournal
 from tests.ring.plain_ring import audio
 
 
@@ -85,7 +85,42 @@ def test_a_socket_is_read_straight_into_it(journal: SourceJournal) -> None:
         assert bytes(journal.commit(taken)) == audio(0, taken)
 
 
-@pytest.mark.parametrize("size", [0, 4096, 4096 + JOURNAL_BYTES + 1])
+def test_records_are_whole_or_the_former_ones(journal: SourceJournal) -> None:
+    """The mark is noted before `settled` moves; a slot that was written half, before its number, does not exist."""
+    assert (journal.mark, journal.description) == (b"", b"")
+    journal.put(bytes(100))
+    for number in range(5):
+        journal.describe(b"d%d" % number)
+        journal.settle(number * 10, b"mark %d" % number)
+    other = SourceJournal(os.dup(journal.fd))
+    assert (other.mark, other.description, other.settled) == (b"mark 4", b"d4", 40)
+    for at in (1024, 2048):  # what a kill amid the next write leaves in the slot that does not hold
+        if os.pread(journal.fd, 6, at + 4) != b"mark 4":
+            os.pwrite(journal.fd, b"\xff" * 1024, at)
+    assert other.mark == b"mark 4"
+    journal.describe(b"e" * (DESCRIPTION_BYTES - 4))
+    assert other.description == b"e" * (DESCRIPTION_BYTES - 4)
+    with pytest.raises(JournalRefused):
+        journal.describe(bytes(DESCRIPTION_BYTES - 3))
+    with pytest.raises(JournalRefused):
+        journal.settle(90, bytes(MARK_BYTES - 3))
+    assert (other.mark, other.settled) == (b"mark 4", 40)
+    other.close()
+
+
+def test_bytes_that_were_read_and_not_counted(journal: SourceJournal) -> None:
+    """They are counted by who knows how many there are; never more than there was room for, never fewer than counted."""
+    journal.put(audio(0, 100))
+    journal.room()[:50] = audio(100, 50)
+    journal.count_up_to(150)
+    assert journal.unsettled() == audio(0, 150) and journal.since(120) == audio(120, 30)
+    for wrong in (149, JOURNAL_BYTES + 1):
+        with pytest.raises(JournalRefused):
+            journal.count_up_to(wrong)
+    assert journal.received == 150
+
+
+@pytest.mark.parametrize("size", [0, 4096, 4096 + JOURNAL_BYTES, 4096 + JOURNAL_BYTES + 1])
 def test_other_files_are_refused(size: int) -> None:
     """A memfd of another size is no journal."""
     fd = os.memfd_create("other")

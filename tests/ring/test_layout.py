@@ -143,14 +143,19 @@ def test_journal_map() -> None:
     assert all(first + size == after for (first, size, _), (after, _, _) in itertools.pairwise(rows))
     found = SourceJournal.create("t")
     found.put(b"abcdef")
-    found.settle(2)
+    found.settle(2, b"mark 1")
+    found.settle(3, b"mark 2")
+    found.describe(b"whose")
     raw = os.pread(found.fd, 1 << 22, 0)
-    assert len(raw) == sum(rows[-1][:2]) == 4096 + JOURNAL_BYTES == 4096 + journal.JOURNAL_BYTES
+    assert len(raw) == sum(rows[-1][:2]) == os.fstat(found.fd).st_size and f"{len(raw)} bytes" in section
     cells = {text.split(":")[0]: raw[first : first + size] for first, size, text in rows}
     assert cells["magic"] == b"SMJRNL\0\1"
-    assert (cells["received"], cells["settled"]) == ((6).to_bytes(8, "little"), (2).to_bytes(8, "little"))
-    assert raw[4096:4103] == b"abcdef\0"
-    assert not any(raw[8:64] + raw[80:4096])
+    assert [int.from_bytes(cells[name], "little") for name in ("received", "settled", "marks", "descriptions")] == [6, 3, 2, 1]
+    assert cells["mark, slot 0"].rstrip(b"\0") == b"\6\0\0\0mark 2" and cells["mark, slot 1"].rstrip(b"\0") == b"\6\0\0\0mark 1"
+    assert cells["description, slot 1"].rstrip(b"\0") == b"\5\0\0\0whose" and not any(cells["description, slot 0"])
+    assert cells["data"][:7] == b"abcdef\0" and len(cells["data"]) == JOURNAL_BYTES
+    assert len(cells["mark, slot 1"]) == journal.MARK_BYTES and len(cells["description, slot 1"]) == journal.DESCRIPTION_BYTES
+    assert not any(any(raw[first : first + size]) for first, size, text in rows if text.startswith("reserved"))
     found.close()
 
 

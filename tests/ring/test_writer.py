@@ -67,7 +67,7 @@ def test_the_limit_is_published_before_anything_below_it_is_touched(layout: Geom
     seen: list[tuple[int, int]] = []
 
     class Watched(RingWriter):
-        def _store_data(self, pos: int, data: bytes) -> None:
+        def _store_data(self, pos: int, data: bytes | memoryview) -> None:
             words = self.columns.words
             assert words[Word.HEAD_SEQ] < layout.chunk_slots + 2 or words[Word.LIMIT_SEQ] > self.head_seq + 1 - layout.chunk_slots
             assert words[Word.LIMIT_POS] >= pos + len(data) - layout.capacity_bytes + min(256 * 1024, layout.capacity_bytes // 8)

@@ -66,7 +66,7 @@ def test_orphans_carry_their_checkpoint_to_the_next_worker(survivors: Survivors)
     assert survivors.worker_gone(0, table_fd) == 2
     os.close(table_fd)
     sent: list[AdoptListeners] = []
-    survivors.hand_over(1, lambda message, fds: sent.append(message))
+    survivors.hand_over([(1, lambda message, fds: sent.append(message))])
     assert sent[0].listeners == [Stand(kept[0], 100, 1000, 500, 17, 3), Stand(kept[1], 100, 2000, 900, 17, 3)]
     assert not survivors.orphans and len(survivors) == 2
     survivors.adopted(1, Adopted(sent[0].batch, [Kept(1, 0, 0), None]))
@@ -86,10 +86,10 @@ def test_a_worker_that_dies_before_it_confirms_leaves_the_same_orphans(survivors
     survivors.worker_gone(0, table_fd)
     os.close(table_fd)
     sent: list[AdoptListeners] = []
-    survivors.hand_over(1, lambda message, fds: sent.append(message))
+    survivors.hand_over([(1, lambda message, fds: sent.append(message))])
     fresh, _ = table_with()
     assert survivors.worker_gone(1, fresh) == 1
-    survivors.hand_over(2, lambda message, fds: sent.append(message))
+    survivors.hand_over([(2, lambda message, fds: sent.append(message))])
     assert sent[0].listeners == sent[1].listeners
     assert is_open(peer)
     survivors.discard(2)

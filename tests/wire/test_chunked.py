@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from appliance.wire.chunked import SIZE_LINE_MAX_BYTES, TRAILERS_MAX_BYTES, BadChunk, ChunkedDecoder
+from appliance.wire.chunked import SIZE_LINE_MAX_BYTES, TRAILERS_MAX_BYTES, BadChunk, ChunkedDecoder, ChunkState
 
 BODY = b"4\r\nWiki\r\n7;name=value\r\npedia i\r\nB \r\nn \r\nchunks.\r\n0\r\nExpires: never\r\n\r\nGET /"
 
@@ -96,3 +96,24 @@ def test_linear_time() -> None:
     assert sum(len(decoder.feed(b"a")) for _ in range(0x80000)) == 0x80000
     assert len(ChunkedDecoder().feed(b"1\r\na\r\n" * 100_000)) == 100_000
     assert time.process_time() - started_s < 10
+
+
+def test_resumed_at_any_byte() -> None:
+    """A decoder made from another's state, fed from the line that one was in, gives the rest; a state that cannot be is refused."""
+    for cut in range(len(BODY) + 1):
+        first = ChunkedDecoder()
+        payload = first.feed(BODY[:cut])
+        second = ChunkedDecoder(first.state)
+        payload += second.feed(BODY[cut - first.line_bytes :] if not first.finished else b"")
+        assert payload == b"Wikipedia in \r\nchunks." and second.finished
+    for wrong in (ChunkState("other"), ChunkState("chunk", -1)):
+        with pytest.raises(ValueError):
+            ChunkedDecoder(wrong)
+
+
+def test_a_trailers_limit_counts_over_a_resume() -> None:
+    """Lines that came before count."""
+    decoder = ChunkedDecoder()
+    decoder.feed(b"0\r\n" + b"a: b\r\n" * 1000)
+    with pytest.raises(BadChunk):
+        ChunkedDecoder(decoder.state).feed(b"a: b\r\n" * 700)
