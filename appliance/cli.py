@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the server in the foreground")
     _config_arguments(serve)
+    outlive = "under systemd with KillMode=process: workers and sources outlive this process"
+    serve.add_argument("--fd-store", action="store_true", help=outlive)
     serve.add_argument("--takeover-fd", type=int, default=-1, help=argparse.SUPPRESS)  # from the generation before
     serve.add_argument("--parent-fd", type=int, default=-1, help=argparse.SUPPRESS)  # to the first parent
     serve.set_defaults(role=_serve)
@@ -144,7 +146,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         structlog.get_logger().warning("configuration", warning=warning)
     command = Command(_own_command(parent_fd), environment, str(Path.cwd()), (parent_fd,) if parent_fd >= 0 else ())
-    return supervisor.run(loaded.config, _roles(demo=False), supervisor.Start(command, arguments.takeover_fd, parent_fd))
+    start = supervisor.Start(command, arguments.takeover_fd, parent_fd, arguments.fd_store)
+    return supervisor.run(loaded.config, _roles(demo=False), start)
 
 
 def _own_command(parent_fd: int) -> list[str]:

@@ -102,6 +102,11 @@ class Channel:
         self._loop.add_reader(sock, self._readable)
 
     @property
+    def fd(self) -> int:
+        """The connection, to be stored or passed; it stays the channel's."""
+        return self._sock.fileno()
+
+    @property
     def is_flushed(self) -> bool:
         """Whether everything was sent; also when it is closed."""
         return not self._queue

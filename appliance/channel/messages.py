@@ -13,11 +13,18 @@ PROTOCOL_VERSION = 1
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """Worker to supervisor, first message of every connection. Fds: the worker's doorbell (eventfd)."""
+    """Worker to supervisor, its first message, and its answer to Rejoin. Fds: the worker's doorbell (eventfd); after Rejoin also its
+    counters page and its listener table. `streams`: key -> index of those it serves, `place`: the one it was set up for."""
 
     pid: int
     version: int = PROTOCOL_VERSION
     release: str = ""
+    place: int = -1
+    streams: dict[str, int] = {}
+
+
+class Rejoin(msgspec.Struct, tag="rejoin"):
+    """A new supervisor to a worker of the one before: say who you are, and tell of all your listeners anew. Slots are given anew too."""
 
 
 class WorkerSettings(msgspec.Struct):
@@ -178,6 +185,7 @@ class Adopted(msgspec.Struct, tag="adopted"):
 
 Message = (
     Hello
+    | Rejoin
     | Setup
     | AddStreams
     | StreamInfo

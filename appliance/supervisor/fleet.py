@@ -88,8 +88,12 @@ class Fleet:
         self._stopping = False
 
     def start(self, now_s: float) -> list[Action]:
-        """Launch everybody."""
-        return [self._launch(place, now_s) for place in range(len(self.places))]
+        """Launch everybody who does not run already."""
+        return [self._launch(place, now_s) for place, one in enumerate(self.places) if one.phase is Phase.DEAD]
+
+    def rejoined(self, place: int, now_s: float) -> None:
+        """A worker of a former supervisor fills this place; `ready` follows when it has been told what is new."""
+        self._enter(place, Phase.STARTING, now_s)
 
     def _launch(self, place: int, now_s: float) -> Launch:
         self._enter(place, Phase.STARTING, now_s)

@@ -28,6 +28,7 @@ from appliance.channel.messages import HalfRead
 from appliance.config.model import Config
 from appliance.supervisor import heartbeat, listening
 from appliance.supervisor.command_socket import CommandSocket
+from appliance.supervisor.fd_store import FdStore, what_is_left
 from appliance.supervisor.handing_over import Command, HandingOver
 from appliance.supervisor.listening import Listening
 from appliance.supervisor.station import Station, worker_settings
@@ -77,11 +78,13 @@ class Roles(NamedTuple):
 
 class Start(NamedTuple):
     """How this process came to be. `takeover_fd`: the connection to the generation before, -1 for a fresh start; `tells`: to the first
-    parent (system/first_parent.py), -1 under a service manager."""
+    parent (system/first_parent.py), -1 under a service manager; `fd_store`: systemd keeps our fds, and our
+    workers live on (KillMode=process)."""
 
     command: Command
     takeover_fd: int = -1
     tells: int = -1
+    fd_store: bool = False
 
 
 class CannotStart(Exception):
@@ -118,6 +121,7 @@ class Server:
         self._config, self._roles, self._start, self._inherited = config, roles, start, inherited
         self._log = structlog.get_logger()
         self._notifier = Notifier()
+        self._store = FdStore(self._notifier, is_on=start.fd_store)
         self._stopped = asyncio.Event()
         self._zygote = processes.Zygote([roles.worker_module])
         self._listening: Listening
@@ -149,15 +153,34 @@ class Server:
         """The zygote with this release's code, and workers from it that wait to be armed."""
         await self._zygote.start()
         count = self._config.workers or os.cpu_count() or 1
-        return Workers(count, worker_settings(self._config), self._roles.worker, self._zygote)
+        workers = Workers(count, worker_settings(self._config), self._roles.worker, self._zygote)
+        workers.on_worker, workers.on_worker_gone = self._store.keep_worker, self._store.drop_worker
+        return workers
 
     async def _begin(self, workers: Workers) -> None:
-        """A fresh start: every port first, since a port in use is the commonest mistake."""
+        """Every port first, since a port in use is the commonest mistake; then whatever a supervisor that died has left with systemd."""
         self._listening = listening.bind(self._config, self._inherited, len(workers.handles))
+        left = what_is_left(self._inherited)
         listening.close_unknown(self._inherited)
+        await workers.rejoin(left.channels)
         workers.start()
-        self._station = Station(self._config, SystemClock(), workers, {})
+        self._station = Station(self._config, SystemClock(), workers, left.rings)
+        self._keep()
+        for name in left.rings.keys() - self._station.feeds.keys():
+            self._store.drop_ring(name)
+        if left.rings:
+            self._log.info("going on with what was left", rings=len(left.rings), sources=len(left.sources), workers=len(left.channels))
+            for name, (fd, journal_fd) in left.sources.items():
+                if not self._station.source_server.take_over(fd, journal_fd):
+                    self._store.drop(name)
+            self._station.source_server.go_on()
         await self._station.dumps.start()
+
+    def _keep(self) -> None:
+        """Have systemd hold rings and sources over this process's death."""
+        for key, feed in self._station.feeds.items():
+            self._store.keep_ring(key, feed.writer.fd)
+        self._station.source_server.keeper = self._store
 
     async def _go_on(self, workers: Workers, taking: TakingOver) -> None:
         """In place of another generation: be ready, take everything, go on with it."""
@@ -174,6 +197,7 @@ class Server:
         for key, title in given.titles.items():
             if key in self._station.feeds:
                 self._station.feeds[key].chunker.want_title(*title)
+        self._keep()
         self._take_sources(given)
         self._take_listeners(workers, given)
         await self._station.dumps.start()
@@ -254,6 +278,14 @@ class Server:
         self._notifier.barrier()
         self._zygote.kill()
 
+    async def _leave(self) -> None:
+        """systemd holds what the next process needs, and workers play on: after a restart they are adopted. After a stop systemd drops all,
+        and the workers, who read EOF then, send what is due and end."""
+        self._station.source_server.release()
+        await self._station.dumps.finish(self._notifier.notify)
+        self._log.info("stopped: workers and sources are left to the next process, or to end")
+        os._exit(EXIT_OK)
+
     async def _stop(self) -> None:
         """Sources first, so that their last frames are in the ring, which is dumped; meanwhile the workers send what is due; the rest."""
         self._log.info("stopping")
@@ -262,6 +294,8 @@ class Server:
         self._refreshing.cancel()
         self._commands.remove()
         station = self._station
+        if self._store.is_on:
+            await self._leave()
         station.stop_ingest()
         saving = asyncio.ensure_future(station.dumps.finish(self._notifier.notify))
         station.workers.stop()

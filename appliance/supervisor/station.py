@@ -72,7 +72,7 @@ class Station:
         self.dumps = Dumps(dump_folder(config), config.rewind_dump.frequency, clock, self._on_audio)
         self.feeds = {
             key: StreamFeed(index, key, stream, config.chunk_duration, clock, self.dumps, self._ring_of(key, stream, rings.get(key)))
-            for index, (key, stream) in enumerate(config.streams.items())
+            for (key, stream), index in zip(config.streams.items(), indexes(config, workers.known_streams), strict=True)
         }
         self.mounts = self._make_mounts()
         self.source_server = SourceServer(self.mounts, config.source_timeout)
@@ -167,6 +167,12 @@ class Station:
         self.dumps.close()
         for feed in self.feeds.values():
             feed.writer.close()
+
+
+def indexes(config: Config, known: Mapping[str, int]) -> list[int]:
+    """A number for each stream, in order: the one that workers know it by, else a free one."""
+    free = (number for number in range(len(config.streams) + len(known)) if number not in known.values())
+    return [known[key] if key in known else next(free) for key in config.streams]
 
 
 def dump_folder(config: Config) -> Path:

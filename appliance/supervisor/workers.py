@@ -24,6 +24,8 @@ from appliance.channel.messages import (
     Message,
     Noted,
     PassRequest,
+    Rejoin,
+    RemoveStream,
     Setup,
     Slots,
     Stop,
@@ -39,6 +41,8 @@ from appliance.system.doorbell import Doorbells
 from appliance.system.processes import CannotLaunch, FdArgument, Launched, Zygote, fd_limit
 
 TICK_S: Final = 0.25
+REJOIN_S: Final = 2.0
+"""A worker that serves answers in a tenth of that; one that hangs is let go: its channel is closed, and it ends when it hangs no more."""
 HOMELESS_S: Final = 1.0
 """Orphans wait so long for the worker that takes the dead one's place (30 ms, as a rule) before any other gets them."""
 DRAIN_S: Final = 5.0
@@ -50,11 +54,15 @@ WorkerEntry = Callable[[FdArgument, str, bool], None]
 class Handle:
     """One place: its pages, and the process in it if there is one."""
 
+    counters_fd: int
+    shown_fd: int
+    counters: CountersPage
+
     def __init__(self, place: int) -> None:
         self.place = place
-        self.counters_fd = CountersPage.create(str(place))
-        self.shown_fd = os.open(f"/proc/self/fd/{self.counters_fd}", os.O_RDONLY | os.O_CLOEXEC)
-        self.counters = CountersPage(self.counters_fd, writable=True)
+        self.use_counters(CountersPage.create(str(place)))
+        self.streams: dict[str, int] = {}
+        """Key -> index of what its worker serves."""
         self.channel: Channel | None = None
         self.process: Launched | None = None
         self.table_fd = -1
@@ -68,6 +76,12 @@ class Handle:
         if self.channel is not None:
             with contextlib.suppress(ChannelClosed):
                 self.channel.send(message, fds)
+
+    def use_counters(self, fd: int) -> None:
+        """This is the place's counters page from now on."""
+        self.counters_fd = fd
+        self.shown_fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self.counters = CountersPage(fd, writable=True)
 
     def kill(self) -> None:
         """SIGKILL, by pidfd: never somebody else's process."""
@@ -97,6 +111,8 @@ class Workers:
         """The stream entries and ring fds for a worker that begins."""
         self.on_request: Callable[[PassRequest, int], None] = lambda message, fd: os.close(fd)
         """Who takes requests that are not for workers, with their fd."""
+        self.on_worker: Callable[[int, int], None] = lambda pid, channel_fd: None
+        self.on_worker_gone: Callable[[int], None] = lambda pid: None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger()
@@ -109,6 +125,69 @@ class Workers:
         self._is_gathering = False
         """All places are new: orphans wait for all of them, so that they are spread."""
         self._half_read: list[tuple[HalfRead, int]] = []
+
+    async def rejoin(self, channels: list[int]) -> None:
+        """Take up the workers that a former supervisor left, by their channels; those that do not answer in time are let go (they end)."""
+        answered = [self._loop.create_future() for _ in channels]
+        for fd, answer in zip(channels, answered, strict=True):
+            self._ask(fd, answer)
+        if answered:
+            await asyncio.wait(answered, timeout=REJOIN_S)
+
+    def _ask(self, fd: int, answer: asyncio.Future[None]) -> None:
+        """Until a worker has said who it is, its channel belongs to no place."""
+        handle: Handle | None = None
+
+        def told(message: Message, fds: list[int]) -> None:
+            if handle is not None:
+                self._told(handle, message, fds)
+            elif isinstance(message, Hello) and len(fds) == 3:
+                settle(self._seat(message, fds, channel))
+            else:
+                for one in fds:
+                    os.close(one)
+
+        def settle(found: Handle | None) -> None:
+            nonlocal handle
+            handle = found
+            if not answer.done():
+                answer.set_result(None)
+
+        def lost() -> None:
+            if handle is None:
+                settle(None)
+
+        channel = Channel(socket.socket(fileno=fd), told, lost, lambda error: self._log.error("message dropped", reason=str(error)))
+        with contextlib.suppress(ChannelClosed):
+            channel.send(Rejoin())
+
+    def _seat(self, hello: Hello, fds: list[int], channel: Channel) -> Handle | None:
+        """Give a worker that has rejoined its place back, or a free one."""
+        free = [one for one in self.handles if one.process is None]
+        handle = next((one for one in free if one.place == hello.place), free[0] if free else None)
+        try:
+            if handle is None:
+                raise CannotLaunch("there are more workers than places")
+            process = Launched(hello.pid, os.pidfd_open(hello.pid))
+        except (CannotLaunch, OSError) as error:
+            self._log.error("a worker cannot rejoin", pid=hello.pid, reason=str(error))
+            channel.close()
+            for fd in fds:
+                os.close(fd)
+            return None
+        bell, counters_fd, handle.table_fd = fds
+        handle.use_counters(counters_fd)
+        handle.process, handle.channel, handle.streams = process, channel, dict(hello.streams)
+        handle.is_waiting = True
+        self.doorbells.add(handle.place, bell)
+        self._loop.add_reader(process.pidfd, self._ended, handle)
+        self.fleet.rejoined(handle.place, self._loop.time())
+        return handle
+
+    @property
+    def known_streams(self) -> dict[str, int]:
+        """Key -> index of the streams that workers serve already: they keep these."""
+        return {key: index for handle in self.handles for key, index in handle.streams.items()}
 
     def start(self) -> None:
         """Launch all."""
@@ -223,11 +302,22 @@ class Workers:
             self.prepared.set()
 
     def _equip(self, handle: Handle) -> None:
+        """Tell a worker of the streams: those it does not serve yet, what is new of those it does, and which are gone."""
         handle.is_waiting = False
         streams = self.streams()
-        for start in range(0, len(streams), MAX_FDS // 2):
-            batch = streams[start : start + MAX_FDS // 2]
+        keys = {entry.key for entry, _ in streams}
+        for key in handle.streams.keys() - keys:
+            handle.tell(RemoveStream(handle.streams[key]))
+        fresh = [(entry, fd) for entry, fd in streams if entry.key not in handle.streams]
+        for entry, _ in streams:
+            if entry.key in handle.streams:
+                handle.tell(StreamInfo(entry))
+        for start in range(0, len(fresh), MAX_FDS // 2):
+            batch = fresh[start : start + MAX_FDS // 2]
             handle.tell(AddStreams([entry for entry, _ in batch]), [fd for _, fd in batch])
+        handle.streams = {entry.key: entry.index for entry, _ in streams}
+        if handle.process is not None and handle.channel is not None:
+            self.on_worker(handle.process.pid, handle.channel.fd)
         self._perform(self.fleet.ready(handle.place, self._loop.time()))
         self._find_homes(any_place=False, fresh=handle)
 
@@ -321,6 +411,8 @@ class Workers:
             handle.channel.close()
         handle.channel = None
         handle.is_waiting = False
+        handle.streams = {}
+        self.on_worker_gone(pid)
         if self._is_letting_go:
             self.survivors.worker_gone(handle.place, handle.table_fd)
         elif self.fleet.places[handle.place].phase is Phase.DRAINING:

@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ from multiprocess import forkserver, reduction
 
 LAUNCH_TIMEOUT_S: Final = 15.0
 """A fork from the zygote takes 30 ms; a cold zygote up to a second on a loaded box."""
+KILL_WAIT_S: Final = 1.0
+"""A killed process is gone within a millisecond, unless the kernel holds it."""
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_DUMPABLE: Final = 4
 
@@ -121,10 +124,16 @@ class Zygote:
             raise CannotLaunch(f"cannot start a process: {error!r}") from error
 
     def kill(self) -> None:
-        """End the zygote; its children live on."""
-        if self.pid is not None:
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
+        """End the zygote; its children live on. Returns when it has ended, so that the next start does not take it for alive."""
+        if self.pid is None:
+            return
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                _readable(pidfd, KILL_WAIT_S)
+            finally:
+                os.close(pidfd)
 
 
 @contextlib.contextmanager
@@ -135,6 +144,13 @@ def _blank_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = real
+
+
+def _readable(fd: int, seconds: float) -> None:
+    """Wait; poll, since select cannot take fds over 1,023."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 def leave_zygote() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from appliance.channel.messages import DropListeners, KeepListeners, Kept, Noted
@@ -86,6 +86,17 @@ class Keeping:
     def tell_all(self) -> None:
         """Tell of everybody at once, also of the youngest: this worker is about to let go."""
         self.tick(young_too=True)
+
+    def retell(self, listeners: Iterable[Listener]) -> None:
+        """A new supervisor knows nobody: tell of all again; of those that ended nobody needs to hear."""
+        for row in [row for _, row in self._ended] + [row for rows in self._unnoted.values() for row in rows]:
+            self._table.release(row)
+        self._ended.clear()
+        self._unnoted.clear()
+        self._young.clear()
+        for listener in sorted(listeners, key=lambda one: one.joined_us):
+            listener.kept_id = 0
+            self._young.append(listener)
 
     def _lasting(self, young_too: bool) -> list[Listener]:
         oldest = self._now_us() - (0 if young_too else LASTING_US)

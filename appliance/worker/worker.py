@@ -24,6 +24,7 @@ from appliance.channel.messages import (
     Message,
     Noted,
     PassRequest,
+    Rejoin,
     RemoveStream,
     Setup,
     Slots,
@@ -98,6 +99,7 @@ class Worker:
             Noted: lambda message, fds: self._keeping.noted(message),
             HalfRead: self._go_on,
             LetGo: lambda message, fds: self._let_go(),
+            Rejoin: self._rejoin,
             Stop: lambda message, fds: self.stop(message.drain_s),
         }
 
@@ -106,6 +108,17 @@ class Worker:
         if handle is None or not handle(message, fds):
             for fd in fds:
                 os.close(fd)
+
+    def _rejoin(self, message: Rejoin, fds: list[int]) -> None:
+        """The supervisor died and its successor has our channel: it knows nothing of us."""
+        if not hasattr(self, "_fanout"):  # killed before it could set us up: nobody listens here
+            self._ended.set()
+            return
+        self._acceptor.hold([], {})
+        streams = {stream.entry.key: stream.entry.index for stream in self._streams}
+        hello = Hello(os.getpid(), release=appliance.__version__, place=self._place, streams=streams)
+        self._channel.send(hello, [self._bell, *self._page_fds])
+        self._keeping.retell(self._fanout.listeners)
 
     def _hold_slots(self, message: Slots, fds: list[int]) -> bool:
         self._acceptor.hold(message.slots, dict(zip(message.added, fds, strict=True)))
@@ -127,6 +140,7 @@ class Worker:
     def _set_up(self, message: Setup, fds: list[int]) -> None:
         """Fds: own counters page, own listener table, then the counters pages of the other slots (read-only use)."""
         settings = message.settings
+        self._place, self._page_fds = message.slot, [os.dup(fd) for fd in fds[:2]]
         self._log = SessionLog(message.slot)
         self._pages = [CountersPage(fd, writable=False) for fd in fds[2:]]
         own = CountersPage(fds[0], writable=True)

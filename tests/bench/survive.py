@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.audience import Audience, Options
+from tests.bench.programs import compiled
 from tests.bench.report import Budget, Report, Row
-from tests.bench.servers import Server
+from tests.bench.servers import MOUNT, Server
 
 NAME: Final = "survive"
 INTERVAL_S: Final = 1.0
@@ -25,6 +26,10 @@ EXTRA_GAP_BUDGET: Final = Budget(1.0)
 """Issue B: the longest extra gap of any listener, beyond send_interval."""
 AFTER_S: Final = 4.0
 RELOADS: Final = 3
+KNOCKED_RELOADS: Final = 20
+KNOCKS_PER_S: Final = 500.0
+KNOCKING_S: Final = 45.0
+"""20 reloads take about 25 s; the load lasts longer."""
 
 
 def run(options: Options, report: Report) -> None:
@@ -39,6 +44,7 @@ def run(options: Options, report: Report) -> None:
         what = f"reload with {count} listeners, raw, ICY and rewound"
         _rows(report, what, count, heard)
         report.add(Row(NAME, f"{what}: slowest of {RELOADS}", max(taken_s), "s", budget=RELOAD_BUDGET, details={"each_s": taken_s}))
+        _connects_meanwhile(server, report)
         with Audience(server, options.listeners, icy_percent=ICY_PERCENT, verify=options.verify) as audience:
             audience.pause(options.settle_s)
             audience.begin()
@@ -47,6 +53,19 @@ def run(options: Options, report: Report) -> None:
             audience.pause(AFTER_S)
             heard = audience.end()
         _rows(report, f"all workers killed, {options.listeners} listeners", options.listeners, heard)
+
+
+def _connects_meanwhile(server: Server, report: Report) -> None:
+    """New connections at a steady rate under reloads in a row: none refused or reset."""
+    command = [compiled("connects"), "--port", str(server.port), "--path", MOUNT, "--seconds", f"{KNOCKING_S:g}", "--warmup", "1"]
+    command += ["--rate", f"{KNOCKS_PER_S:g}", "--concurrency", "64", "--close", "plain"]
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as knocking:
+        for _ in range(KNOCKED_RELOADS):
+            _reload(server)
+        done = json.loads(knocking.communicate(timeout=KNOCKING_S * 2)[0])
+    failed = sum(done[name] for name in ("connect_errors", "resets", "timeouts", "bad_status"))
+    what = f"{KNOCKED_RELOADS} reloads in a row under {KNOCKS_PER_S:g} connects/s: refused, reset or timed out"
+    report.add(Row(NAME, what, failed, f"of {done['connects']}", budget=Budget(0), details=done))
 
 
 def _rows(report: Report, what: str, count: int, heard: dict[str, float]) -> None:

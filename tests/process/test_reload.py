@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -185,6 +186,56 @@ def test_workers_that_die_during_reloads(tmp_path: Path, mp3: bytes) -> None:
         source.close()
     for player in players:
         found_in(player.audio, mp3)
+
+
+def next_release(folder: Path) -> None:
+    """A checkout of a later release: new fields in what generations and processes say to each other, and a new kind of message."""
+    shutil.copytree(Path(__file__).parents[2] / "appliance", folder / "appliance", ignore=shutil.ignore_patterns("__pycache__"))
+    patch(folder / "appliance" / "__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"')
+    handoff = folder / "appliance" / "channel" / "handoff.py"
+    patch(handoff, "HANDOFF_VERSION = 1", "HANDOFF_VERSION = 2")
+    patch(handoff, "    key: str\n    index: int\n", "    key: str\n    index: int\n    later: dict[str, int] = {}\n")
+    patch(handoff, "    listeners: list[Stand]\n", "    listeners: list[Stand]\n    mood: str = 'new'\n")
+    messages = folder / "appliance" / "channel" / "messages.py"
+    patch(messages, "    title: int = 0\n", "    title: int = 0\n    hue: int = 3\n")
+    patch(messages, '    agent: str = ""\n', '    agent: str = ""\n    country: str = "?"\n')
+
+
+def patch(path: Path, old: str, new: str) -> None:
+    """Change one place of a file, which must be there."""
+    text = path.read_text()
+    assert old in text, f"{path}: {old!r}"
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_two_releases_hand_over_to_each_other_both_ways(tmp_path: Path, mp3: bytes) -> None:
+    """N to N+1 and back to N: unknown fields are ignored, missing ones defaulted; every byte is right."""
+    with LiveServer(tmp_path, streams=STREAMS, path_for_code=tmp_path / "later") as server:
+        source = Source(server.source_port)
+        with feeding(source, mp3, at_once_s=40):
+            wait_for(lambda: server.get("/test", method="HEAD")[0] == 200, "audio")
+            players = one_of_each(server)
+            with playing(*players):
+                next_release(tmp_path / "later")
+                assert reload(server).returncode == 0
+                shutil.rmtree(tmp_path / "later")
+                assert reload(server).returncode == 0
+                before = [len(player.audio) for player in players]
+                wait_for(lambda: all(len(one.audio) > then for one, then in zip(players, before, strict=True)), "audio for all")
+                assert not any(player.ended for player in players)
+        source.close()
+    assert [line["release"] for line in server.events("serving")] == ["0.1.0", "0.2.0", "0.1.0"]
+    for player in players:
+        found_in(player.audio, mp3)
+
+
+def test_sighup_reloads_too(tmp_path: Path) -> None:
+    """Sent to the process that was started, which passes it on."""
+    with LiveServer(tmp_path, streams=STREAMS) as server:
+        assert server.process is not None
+        before = server.pid
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.pid != before, "another generation")
 
 
 def test_a_request_that_is_half_read_is_gone_on_with(tmp_path: Path, mp3: bytes) -> None:

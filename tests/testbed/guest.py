@@ -79,7 +79,7 @@ def install(guest: Guest, scratch: Path) -> None:
     generator = "/usr/lib/systemd/system-generators/streammachine-generator"
     guest.write(generator, LAUNCHER.format(module="appliance.system.generator"), "755")
     for unit in sorted((ROOT / "systemd").iterdir()):
-        if unit.suffix in {".service", ".socket", ".target"}:
+        if unit.suffix in {".service", ".socket", ".target", ".path"}:
             guest.write(f"/usr/lib/systemd/system/{unit.name}", unit.read_text())
     guest.write("/usr/lib/sysusers.d/streammachine.conf", (ROOT / "systemd" / "streammachine.sysusers").read_text())
     guest.run("systemd-sysusers")
