@@ -4,5 +4,5 @@
 run: ; @.ci/setup run && exec .venv/bin/streammachine demo
 test: ; @.ci/setup test && .venv/bin/pytest
 check: ; @.ci/setup test && .venv/bin/ruff check . && .venv/bin/mypy && .venv/bin/pytest tests/rules
-bench: ; @.ci/setup test && .venv/bin/python -m tests.bench
+bench: ; @.ci/setup bench && .venv/bin/python -m tests.bench
 clean: ; rm -rf .venv .bench build dist *.egg-info
