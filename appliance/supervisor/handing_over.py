@@ -72,7 +72,8 @@ class HandingOver:
         self._giving: asyncio.Task[None] | None = None
         self._got = asyncio.Event()
         self._released = Released([], [])
-        self._tasks = [self._loop.create_task(self._work()), self._loop.create_task(self._watch_time())]
+        self._watching: asyncio.TimerHandle | None = None
+        self._worker = self._loop.create_task(self._work())
 
     def ask(self) -> asyncio.Future[str]:
         """Reload. The future gives "" once the successor serves, else why not: this generation goes on then."""
@@ -84,6 +85,7 @@ class HandingOver:
         self._log.info("reload: starting the new release")
         self._asked.append(answer)
         self._do(actions)
+        self._watch_time()
         return answer
 
     @property
@@ -95,8 +97,9 @@ class HandingOver:
         """This process is told to stop: end an uncommitted successor first."""
         self._do(self._upgrade.stopping(self._loop.time()))
         await self._actions.join()
-        for task in self._tasks:
-            task.cancel()
+        self._worker.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _do(self, actions: list[upgrade.Action]) -> None:
         for action in actions:
@@ -114,10 +117,10 @@ class HandingOver:
             finally:
                 self._actions.task_done()
 
-    async def _watch_time(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._do(self._upgrade.tick(self._loop.time()))
+    def _watch_time(self) -> None:
+        """While a reload is under way: its waits have limits."""
+        self._do(self._upgrade.tick(self._loop.time()))
+        self._watching = self._loop.call_later(TICK_S, self._watch_time) if self.is_busy else None
 
     async def _perform(self, action: upgrade.Action) -> None:
         if isinstance(action, upgrade.Spawn):

@@ -40,7 +40,7 @@ from appliance.supervisor.survivors import SPARE_FDS, Survivors
 from appliance.system.doorbell import Doorbells
 from appliance.system.processes import CannotLaunch, FdArgument, Launched, Zygote, fd_limit
 
-TICK_S: Final = 0.25
+TICK_S: Final = 0.5
 REJOIN_S: Final = 2.0
 """A worker that serves answers in a tenth of that; one that hangs is let go: its channel is closed, and it ends when it hangs no more."""
 HOMELESS_S: Final = 1.0

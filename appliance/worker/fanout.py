@@ -39,8 +39,8 @@ PHASES: Final = 50
 """Buckets of an interval: at 10,000 listeners a tick is 200 sends, 3 ms."""
 CHECKPOINT_S: Final = 50.0
 """Between checkpoints of level listeners without metadata (MECHANICS 4: at least every 60 s)."""
-TICK_MIN_S: Final = 0.04
-"""A wake-up costs as much as six sends: with short intervals a tick serves several buckets. [At 1 s: 2.5 ms/s of CPU a worker less.]"""
+TICK_MIN_S: Final = 0.06
+"""A wake-up costs as much as six sends: with short intervals a tick serves several buckets. [At 1 s: 3 ms/s of CPU a worker less.]"""
 BUCKETS_A_ROUND: Final = 8
 """Buckets served before other events get their turn after a delay."""
 

@@ -31,8 +31,9 @@ class Sender(Protocol):
 class Keeping:
     """`tick` several times a second. Ids are the worker's own; 0 means that the supervisor was not told."""
 
-    def __init__(self, table: ListenerTable, send: Sender, now_us: Callable[[], int]) -> None:
-        self._table, self._send, self._now_us = table, send, now_us
+    def __init__(self, table: ListenerTable, send: Sender, now_us: Callable[[], int], wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is called when there is something to tell: `tick` should come soon, and again while `has_work`."""
+        self._table, self._send, self._now_us, self._wake = table, send, now_us, wake
         self._ids = itertools.count(1)
         self._batches = itertools.count(1)
         self._young: deque[Listener] = deque()
@@ -42,6 +43,7 @@ class Keeping:
     def joined(self, listener: Listener) -> None:
         """A new listener: tell of it when it has lasted."""
         self._young.append(listener)
+        self._wake()
 
     def known(self, listener: Listener) -> Kept:
         """Give a listener its id, as the supervisor is about to know it."""
@@ -62,7 +64,13 @@ class Keeping:
         if not listener.kept_id:
             return False
         self._ended.append((listener.kept_id, listener.row))
+        self._wake()
         return True
+
+    @property
+    def has_work(self) -> bool:
+        """Whether somebody is not told of yet."""
+        return bool(self._young or self._ended)
 
     def noted(self, message: Noted) -> None:
         """The supervisor has done a batch: rows of ended listeners are free."""
@@ -97,6 +105,7 @@ class Keeping:
         for listener in sorted(listeners, key=lambda one: one.joined_us):
             listener.kept_id = 0
             self._young.append(listener)
+        self._wake()
 
     def _lasting(self, young_too: bool) -> list[Listener]:
         oldest = self._now_us() - (0 if young_too else LASTING_US)

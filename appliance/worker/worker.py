@@ -78,7 +78,7 @@ class Worker:
         self._deadlines = Deadlines(self._loop.time)
         self._acceptor = Acceptor(self._accepted, self._out_of_fds)
         self._agents: dict[str, str] = {}
-        self._stopping = False
+        self._stopping = self._keeps = False
         self._bell = doorbell.create()
         self._loop.add_reader(self._bell, self._rung)
         self._handlers = self._kinds()
@@ -151,12 +151,11 @@ class Worker:
         self._settings = settings
         self._router = Router(settings, self._streams, self._answers, self._full)
         self._table = ListenerTable(fds[1], writable=True)
-        self._keeping = Keeping(self._table, self._say, self._clock.monotonic_us)
+        self._keeping = Keeping(self._table, self._say, self._clock.monotonic_us, self._wake_keeping)
         self._fanout = Fanout(
             settings.send_interval, self._clock, self.poller, own, self._table, self._listener_ended, self._keeping.joined
         )
         self._loop.call_later(1.0, self._every_second)
-        self._loop.call_later(KEEP_S, self._keep)
         self._loop.call_later(settings.log_interval, self._every_log_interval)
 
     def _add_streams(self, message: AddStreams, fds: list[int]) -> None:
@@ -173,9 +172,16 @@ class Worker:
             return False
         return True
 
+    def _wake_keeping(self) -> None:
+        if not self._keeps:
+            self._keeps = True
+            self._loop.call_later(KEEP_S, self._keep)
+
     def _keep(self) -> None:
+        self._keeps = False
         self._keeping.tick()
-        self._loop.call_later(KEEP_S, self._keep)
+        if self._keeping.has_work:
+            self._wake_keeping()
 
     def _adopt(self, message: AdoptListeners, fds: list[int]) -> bool:
         """Go on with the listeners of a worker that is gone. Heads are taken anew: that worker may have seen later ones than this."""

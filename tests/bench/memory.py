@@ -19,6 +19,8 @@ PREFILL_S: Final = 600.0
 """Ten minutes of audio are 9.6 MB: a second copy could not hide."""
 WORKER_SHARE: Final = 20
 """A process with more than a twentieth of the listeners' sockets serves them."""
+SUPERVISOR_SHARE: Final = 0.9
+"""Of all listeners: no worker has so many; the supervisor holds a duplicate of each."""
 AUDIO_SHARE: Final = 0.5
 """A memfd of at least half the audio's size is a copy of it; tables and counters are smaller."""
 
@@ -58,8 +60,9 @@ def _anon_bytes(memories: dict[int, Memory], pid: int) -> int:
 
 
 def _workers(before: dict[int, Memory], after: dict[int, Memory], supervisor: int, listeners: int) -> list[int]:
-    """Those whose open descriptors grew with the listeners, without the supervisor, which keeps duplicates."""
+    """Those whose open descriptors grew with the listeners, without the supervisor, which keeps duplicates: it has all of them."""
     grown = {pid: now.fds - before[pid].fds for pid, now in after.items() if pid in before and pid != supervisor}
+    grown = {pid: fds for pid, fds in grown.items() if fds < listeners * SUPERVISOR_SHARE}
     return sorted(pid for pid, fds in grown.items() if fds > listeners / WORKER_SHARE)
 
 

@@ -238,6 +238,27 @@ def test_a_reload_costs_no_listener_a_byte(station: Station, mp3: bytes) -> None
     assert station.guest.show(SERVICE, "NRestarts") == "0"
 
 
+@pytest.mark.parametrize("delay_s", [0.15, 0.35])
+def test_the_old_generation_dies_while_the_new_one_prepares(station: Station, mp3: bytes, delay_s: float) -> None:
+    """kill -9 of the main process in the middle of a reload: its successor ends too, a third process goes on from the fd store."""
+    source = Source(station.source_port)
+    with feeding(source, mp3, at_once_s=20):
+        wait_for(lambda: on_air(station.port), "audio")
+        players = [Player(station.port, "/test?offset=5", icy=icy) for icy in (False, True) for _ in range(SLOTS)]
+        with playing(*players):
+            time.sleep(1.5)
+            before = station.main_pid()
+            station.guest.run("sh", "-c", f"systemctl --no-block reload {SERVICE}; sleep {delay_s}; kill -9 {before}")
+            wait_for(lambda: station.main_pid() not in (0, before) and station.state() == "active", "a new main process", 20)
+            had = [len(player.audio) for player in players]
+            wait_for(lambda: all(len(player.audio) > had[index] + 50_000 for index, player in enumerate(players)), "more audio")
+            assert not any(player.ended for player in players)
+    source.close()
+    for player in players:
+        found_in(player.audio, mp3)
+    assert [line for line in station.guest.processes() if "--takeover-fd" in line] == []
+
+
 def test_touching_the_trigger_file_reloads(station: Station) -> None:
     """streammachine-reload.path, when it is started: /run/streammachine/reload."""
     station.guest.run("systemctl", "start", "streammachine-reload.path")
