@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
+from typing import Final
 
 import structlog
 import uvloop
@@ -14,6 +14,9 @@ import uvloop
 from appliance.channel.framing import ChannelClosed
 from appliance.system import logs, processes
 from appliance.worker.worker import Worker
+
+TERM_DRAIN_S: Final = 5.0
+"""A worker that is told to end by a signal sends what is due for so long, as for its supervisor's Stop."""
 
 
 def run(channel: processes.FdArgument, log_level: str, log_json: bool) -> None:
@@ -40,6 +43,5 @@ def run(channel: processes.FdArgument, log_level: str, log_json: bool) -> None:
 async def _serve(sock: socket.socket) -> None:
     ended = asyncio.Event()
     worker = Worker(sock, ended)
-    with contextlib.suppress(NotImplementedError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop, 5.0)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop, TERM_DRAIN_S)
     await ended.wait()
