@@ -126,7 +126,7 @@ class Server:
         self._zygote = processes.Zygote([roles.worker_module])
         self._listening: Listening
         self._station: Station
-        self._handing: HandingOver
+        self._handing: HandingOver | None = None
         self._endings: list[Ending] = []
 
     async def serve(self) -> int:
@@ -260,6 +260,9 @@ class Server:
 
     async def _reload(self) -> str:
         """Hand over to the release and configuration on disk; "" once that serves, else why not."""
+        if self._handing is None:
+            self._log.warning("reload refused", reason="the server is still starting")
+            return "the server is still starting"
         if self._handing.is_busy:
             return "a reload is under way already"
         if self._station.dumps.is_loading:
@@ -289,7 +292,8 @@ class Server:
     async def _stop(self) -> None:
         """Sources first, so that their last frames are in the ring, which is dumped; meanwhile the workers send what is due; the rest."""
         self._log.info("stopping")
-        await self._handing.stop()
+        if self._handing is not None:
+            await self._handing.stop()
         self._beat.stop()
         self._refreshing.cancel()
         self._commands.remove()

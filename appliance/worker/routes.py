@@ -92,6 +92,8 @@ class Router:
         stream = self._streams.root if name == "listen.pls" and self._streams.get("listen") is None else self._streams.get(stem)
         if stream is None:
             return self._error(request, 404, "no such stream")
+        if not (stream.entry.host or request.headers.get("host")):  # an HTTP/1.0 client: a URL without a host would be no use to it
+            return self._error(request, 400, "a Host header is needed for a playlist, or `host` in the stream's configuration")
         render = playlists.pls if kind == "pls" else playlists.m3u
         return self._small(request, render(self._url(request, stream), stream.entry.name or stream.entry.key), mime)
 

@@ -115,7 +115,7 @@ def test_over_a_limit_is_503(desk: Desk) -> None:
     assert (status, body) == (503, b"full house\n")
     assert "retry-after" in headers
     assert desk.reply("/test", "HEAD")[0] == 200
-    assert desk.reply("/test.pls")[0] == 200
+    assert desk.reply("/test.pls", host="h")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,7 @@ def test_playlists_of_the_root_and_of_aliases(desk: Desk) -> None:
     """listen.pls is the root stream's."""
     assert b"http://h/test\n" in desk.reply("/listen.pls", host="h")[2]
     assert b"/aac\n" in desk.reply("/live/aac.m3u", host="h")[2]
+    assert desk.reply("/test.pls")[0] == desk.reply("/test.m3u", "GET", "1.0")[0] == 400, "no host to name"
     assert desk.reply("/nope.pls")[0] == desk.reply("/.pls")[0] == desk.reply("/test.pls.m3u")[0] == 404
 
 
